@@ -1,0 +1,359 @@
+"""Operators and operands -> Expr: an interned graph of vector-valued nodes.
+
+A node is a variable, a constant, a row or column number, or an operator applied to nodes. Equal nodes are the
+same object, so common subexpressions are shared by construction and identity is equality. The table of nodes
+holds them weakly: a server that reads a million formulas keeps none of them.
+
+Dims broadcast: an operand of dim 1 meets an operand of dim d as if repeated d times.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .errors import RuleError
+
+Axis = Literal["i", "j", "p"]
+Array = np.ndarray[Any, Any]
+
+MAX_DIM = 65_536  # components of one node; a formula is a small program, not a data set
+MAX_DEPTH = 2_000  # operators nested in one formula and its derivatives
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where an operand may be drawn from when an operator is tested."""
+
+    low: float
+    high: float
+    away_from_zero: float = 0.0
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Uniform draws: `shape` float64 in [low, high], none nearer to 0 than `away_from_zero`."""
+        drawn = rng.uniform(self.low, self.high, shape)
+        near = np.abs(drawn) < self.away_from_zero
+        return np.where(near, np.where(drawn < 0, -1.0, 1.0) * self.away_from_zero + drawn, drawn)
+
+
+REAL = Domain(-2.0, 2.0)
+POSITIVE = Domain(0.2, 3.0)
+NONZERO = Domain(-2.0, 2.0, away_from_zero=0.25)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to call an operator that its tests cover: operand dims and integer arguments."""
+
+    dims: tuple[int, ...]
+    integers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Operator:
+    """What every operator declares, core or derived.
+
+    Args:
+        name: as written in formulas.
+        doc: one line, completing "x is ...".
+        arity: number of operands.
+        reference: NumPy float64 meaning: operands (..., d_k), then the integers -> (..., d).
+        domain: where the tests draw operands from.
+        cases: dims and integers that the tests cover.
+        integers: names of the integer arguments that follow the operands.
+    """
+
+    name: str
+    doc: str
+    arity: int
+    reference: Callable[..., Array]
+    domain: Domain
+    cases: tuple[Case, ...]
+    integers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Core(Operator):
+    """An operator with C text and a derivative of its own.
+
+    Args:
+        dim: (operand dims, params) -> dim; raises RuleError with a short reason.
+        lower: (emit, operand scalars, dim, params) -> result scalars, where `emit(code, *scalars)` adds one
+            scalar operation and `$a`, `$b`, `$c` in `code` stand for its operands.
+        vjp: (cotangent, result, *operands, *params) -> cotangents of the operands, `None` where zero. The sweep
+            undoes broadcasting; a rule never does.
+    """
+
+    dim: Callable[[tuple[int, ...], tuple[Any, ...]], int]
+    lower: Callable[[Emit, list[list[int]], int, tuple[Any, ...]], list[int]]
+    vjp: Callable[..., tuple[Expr | None, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Derived(Operator):
+    """An operator defined by a formula over others: no C text and no derivative of its own."""
+
+    definition: Callable[..., Expr]
+
+
+Emit = Callable[..., int]
+
+OPERATORS: dict[str, Operator] = {}
+"""Every operator by name, filled by the modules of `operators`."""
+
+
+def declare(operator: Operator) -> Operator:
+    """Add an operator to the language; a name is declared once."""
+    if operator.name in OPERATORS:
+        raise ValueError(f"operator {operator.name} is declared twice")
+    OPERATORS[operator.name] = operator
+    return operator
+
+
+class Expr:
+    """One interned node. `op` is a `Core` operator, or None for the leaves `Var`, `Const` and `Index`."""
+
+    __slots__ = ("__weakref__", "axes", "depth", "dim", "op", "operands", "params")
+
+    op: Core | None
+    operands: tuple[Expr, ...]
+    params: tuple[Any, ...]
+    dim: int
+    axes: frozenset[Axis]
+    depth: int
+
+    def __add__(self, other: Expr | float) -> Expr:
+        return apply("Add", self, other)
+
+    def __radd__(self, other: float) -> Expr:
+        return apply("Add", other, self)
+
+    def __sub__(self, other: Expr | float) -> Expr:
+        return apply("Subtract", self, other)
+
+    def __rsub__(self, other: float) -> Expr:
+        return apply("Subtract", other, self)
+
+    def __mul__(self, other: Expr | float) -> Expr:
+        return apply("Mult", self, other)
+
+    def __rmul__(self, other: float) -> Expr:
+        return apply("Mult", other, self)
+
+    def __truediv__(self, other: Expr | float) -> Expr:
+        return apply("Divide", self, other)
+
+    def __rtruediv__(self, other: float) -> Expr:
+        return apply("Divide", other, self)
+
+    def __neg__(self) -> Expr:
+        return apply("Minus", self)
+
+    def __repr__(self) -> str:
+        return format_expr(self)
+
+
+class Var(Expr):
+    """Argument number `position` of the call: a vector of `dim` components per row of its axis."""
+
+    __slots__ = ()
+
+    @property
+    def position(self) -> int:
+        """Which argument of the call this is, from 0."""
+        return int(self.params[0])
+
+    @property
+    def axis(self) -> Axis:
+        """`i`, `j`, or `p` for a parameter that both axes share."""
+        axis: Axis = self.params[1]
+        return axis
+
+
+class Const(Expr):
+    """A finite number, of dim 1 and of the kernel's type."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self.params[0])
+
+
+class Index(Expr):
+    """Half of the row number (axis `i`) or column number (axis `j`), exact in every float type.
+
+    The number is `high * 2**20 + low`; both halves stay below 2**24 for any array that fits in memory.
+    """
+
+    __slots__ = ()
+
+    @property
+    def axis(self) -> Axis:
+        """`i` or `j`."""
+        axis: Axis = self.params[0]
+        return axis
+
+    @property
+    def half(self) -> str:
+        """`high` or `low`."""
+        return str(self.params[1])
+
+
+INDEX_SHIFT = 20
+
+_nodes: weakref.WeakValueDictionary[Hashable, Expr] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def _intern(
+    kind: type[Expr],
+    op: Core | None,
+    operands: tuple[Expr, ...],
+    params: tuple[Any, ...],
+    dim: int,
+    axes: Iterable[Axis],
+) -> Any:
+    if not 1 <= dim <= MAX_DIM:
+        raise RuleError(f"dim {dim} is outside 1..{MAX_DIM}")
+    # Operands are compared by identity: hashing by structure is exponential on shared graphs.
+    key = (kind, op, tuple(map(id, operands)), params, dim)
+    with _lock:
+        node = _nodes.get(key)
+        if node is None:
+            node = kind()
+            node.op, node.operands, node.params, node.dim = op, operands, params, dim
+            node.axes = frozenset(axes)
+            node.depth = 1 + max((operand.depth for operand in operands), default=0)
+            if node.depth > MAX_DEPTH:
+                raise RuleError(f"more than {MAX_DEPTH} operators are nested")
+            _nodes[key] = node
+    return node
+
+
+def variable(position: int, dim: int, axis: Axis) -> Var:
+    """The node of argument number `position`."""
+    node: Var = _intern(Var, None, (), (position, axis), dim, (axis,))
+    return node
+
+
+def constant(value: float) -> Const:
+    """The node of a finite number; `0.0`, `-0.0` and `0` are told apart by their bits, not by equality."""
+    number = float(value)
+    if not np.isfinite(number):
+        raise RuleError(f"the constant {number} is not finite")
+    node: Const = _intern(Const, None, (), (_Bits(number),), 1, ())
+    return node
+
+
+class _Bits(float):
+    """A float that is equal to another only if all its bits are."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bits) and self.hex() == other.hex()
+
+    def __hash__(self) -> int:
+        return hash(self.hex())
+
+
+def index(axis: Axis, half: Literal["high", "low"]) -> Index:
+    """The node of half of a row or column number."""
+    node: Index = _intern(Index, None, (), (axis, half), 1, (axis,))
+    return node
+
+
+def as_expr(value: Expr | float) -> Expr:
+    """`value` itself, or the constant it stands for."""
+    return value if isinstance(value, Expr) else constant(value)
+
+
+def apply(name: str, *arguments: Any, params: tuple[Any, ...] | None = None) -> Expr:
+    """Apply an operator to operands (nodes or numbers) followed by its integer arguments.
+
+    Args:
+        name: a declared operator.
+        arguments: `arity` operands, then one int per entry of `integers`.
+        params: instead of integers, the parameters of an operator that formulas cannot name.
+
+    Raises:
+        RuleError: number of arguments, or dims that do not fit, as a short reason.
+    """
+    op = OPERATORS[name]
+    expected = op.arity + (0 if params is not None else len(op.integers))
+    if len(arguments) != expected:
+        raise RuleError(f"takes {_signature(op)}, got {len(arguments)} arguments")
+    operands = tuple(as_expr(argument) for argument in arguments[: op.arity])
+    integers = params if params is not None else tuple(arguments[op.arity :])
+    if isinstance(op, Derived):
+        return op.definition(*operands, *integers)
+    assert isinstance(op, Core)
+    dim = op.dim(tuple(operand.dim for operand in operands), integers)
+    node: Expr = _intern(Expr, op, operands, integers, dim, frozenset().union(*(x.axes for x in operands)))
+    return node
+
+
+def _signature(op: Operator) -> str:
+    formulas = f"{op.arity} formula{'s' * (op.arity != 1)}"
+    return formulas + (f" and the integers {', '.join(op.integers)}" if op.integers else "")
+
+
+def broadcast(dims: tuple[int, ...], params: tuple[Any, ...] = ()) -> int:
+    """Dim rule of elementwise operators: all dims equal, or 1."""
+    wide = {dim for dim in dims if dim != 1}
+    if len(wide) > 1:
+        named = " and ".join(str(dim) for dim in dims)
+        raise RuleError(f"dims {named} differ and neither is 1")
+    return wide.pop() if wide else 1
+
+
+def topological(roots: Iterable[Expr]) -> Iterator[Expr]:
+    """Every node below `roots` once, operands before their users. Not recursive: graphs may be deep."""
+    seen: set[int] = set()
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((operand, False) for operand in reversed(node.operands))
+
+
+def transform(root: Expr, rebuild: Callable[[Expr, tuple[Expr, ...]], Expr]) -> Expr:
+    """Rebuild a graph bottom up: `rebuild(node, new operands)` gives the replacement of each node."""
+    new: dict[int, Expr] = {}
+    for node in topological([root]):
+        new[id(node)] = rebuild(node, tuple(new[id(operand)] for operand in node.operands))
+    return new[id(root)]
+
+
+def with_operands(node: Expr, operands: tuple[Expr, ...]) -> Expr:
+    """The same operator on other operands; `node` itself if they are the same."""
+    if all(new is old for new, old in zip(operands, node.operands, strict=True)):
+        return node
+    assert node.op is not None
+    return apply(node.op.name, *operands, params=node.params)
+
+
+def format_expr(root: Expr, names: dict[int, str] | None = None) -> str:
+    """The formula as text, without the shared structure; long formulas are cut."""
+    if isinstance(root, Var):
+        return (names or {}).get(root.position, f"{root.axis}{root.position}")
+    if isinstance(root, Const):
+        return f"{root.value:g}"
+    if isinstance(root, Index):
+        return f"{root.axis.upper()}.{root.half}"
+    assert root.op is not None
+    if root.depth > 40:
+        return f"{root.op.name}(...)"
+    parts = [format_expr(operand, names) for operand in root.operands]
+    return f"{root.op.name}({', '.join([*parts, *(str(p) for p in root.params)])})"

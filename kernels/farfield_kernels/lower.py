@@ -1,0 +1,182 @@
+"""Terms -> Program: the scalar program of one kernel, in SSA form, each value at its level.
+
+A kernel gives each *row* (an index of the kept axis) the reduction over all *columns* (the other axis). A value's
+level says how often it must be computed: `constant`, `p` once per call, `row` once per row, `col` once per
+column, `pair` for each row and column. Only the last is paid M x N times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .differentiate import Term
+from .errors import LimitError
+from .expr import Axis, Const, Expr, Index, Var, topological
+from .reductions import Reduction
+
+Level = Literal["constant", "p", "row", "col", "pair"]
+
+MAX_VALUES = 20_000  # scalar operations of one kernel; a larger one would take a compiler many seconds
+
+
+@dataclass(frozen=True)
+class Value:
+    """One scalar: `code` with `$a`, `$b`, `$c` for `args`, or a component of argument `position`, or half of an
+    index."""
+
+    level: Level
+    code: str = ""
+    args: tuple[int, ...] = ()
+    position: int | None = None
+    component: int = 0
+    half: str | None = None
+
+    @property
+    def is_load(self) -> bool:
+        """Read rather than computed."""
+        return not self.code
+
+
+@dataclass(frozen=True)
+class Output:
+    """One array that a kernel writes: `count` components from `first` on, of one result of the reduction.
+
+    A parameter's gradient (`is_sum`) is written per row in double and summed over rows afterwards.
+    """
+
+    first: int
+    count: int
+    result: int
+    is_index: bool = False
+    is_sum: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """One kernel: the reduction of `components`, which are values, over the columns.
+
+    `widths` holds the dim of every argument that is read, by position.
+    """
+
+    values: tuple[Value, ...]
+    components: tuple[int, ...]
+    reduction: Reduction
+    outputs: tuple[Output, ...]
+    row_axis: Axis
+    widths: tuple[tuple[int, int], ...]
+
+    def at(self, level: Level) -> list[int]:
+        """The values of one level, operands first."""
+        return [number for number, value in enumerate(self.values) if value.level == level]
+
+    def kept(self, level: Level) -> list[int]:
+        """The values of level `row` or `col` that the pair level reads: they live in registers or in a tile."""
+        used = {arg for number in self.at("pair") for arg in self.values[number].args}
+        used.update(self.components)
+        return [number for number in self.at(level) if number in used]
+
+
+def lower(terms: Sequence[Term], row_axis: Axis) -> Program:
+    """Lower terms with one reduction and one kept axis (or none) to one program.
+
+    Raises:
+        LimitError: more than `MAX_VALUES` scalar operations.
+    """
+    builder = _Builder(row_axis)
+    scalars = builder.lower([term.formula for term in terms])
+    reduction = terms[0].reduction
+    components: list[int] = []
+    outputs = []
+    for term, values in zip(terms, scalars, strict=True):
+        assert term.reduction is reduction
+        outputs += [
+            Output(len(components), len(values), place, result.is_index, is_sum=term.keep == "p")
+            for place, result in enumerate(reduction.results)
+        ]
+        components += values
+    values, numbers = builder.compact(components)
+    return Program(
+        values=values,
+        components=tuple(numbers[component] for component in components),
+        reduction=reduction,
+        outputs=tuple(outputs),
+        row_axis=row_axis,
+        widths=tuple(sorted(builder.widths.items())),
+    )
+
+
+class _Builder:
+    """Value numbering: an operation on the same operands is emitted once."""
+
+    def __init__(self, row_axis: Axis) -> None:
+        self.row_axis = row_axis
+        self.values: list[Value] = []
+        self.numbers: dict[Value, int] = {}
+        self.widths: dict[int, int] = {}
+
+    def lower(self, roots: Sequence[Expr]) -> list[list[int]]:
+        scalars: dict[int, list[int]] = {}
+        for node in topological(roots):
+            if node.op is None:
+                scalars[id(node)] = self.leaf(node)
+            else:
+                operands = [scalars[id(operand)] for operand in node.operands]
+                scalars[id(node)] = node.op.lower(self.emit, operands, node.dim, node.params)
+        return [scalars[id(root)] for root in roots]
+
+    def emit(self, code: str, *args: int) -> int:
+        return self.add(Value(self.join([self.values[arg].level for arg in args]), code, args))
+
+    def leaf(self, node: Expr) -> list[int]:
+        if isinstance(node, Const):
+            return [self.emit(f"K({node.value!r})")]
+        if isinstance(node, Index):
+            return [self.add(Value(self.level(node.axis), half=node.half))]
+        assert isinstance(node, Var)
+        self.widths[node.position] = node.dim
+        level = self.level(node.axis)
+        return [self.add(Value(level, position=node.position, component=k)) for k in range(node.dim)]
+
+    def level(self, axis: Axis) -> Level:
+        return "p" if axis == "p" else "row" if axis == self.row_axis else "col"
+
+    @staticmethod
+    def join(levels: Iterable[Level]) -> Level:
+        present = set(levels)
+        if "pair" in present or {"row", "col"} <= present:
+            return "pair"
+        return next((level for level in ("row", "col", "p") if level in present), "constant")  # type: ignore[return-value]
+
+    def add(self, value: Value) -> int:
+        number = self.numbers.get(value)
+        if number is None:
+            number = self.numbers[value] = len(self.values)
+            self.values.append(value)
+            if number >= MAX_VALUES:
+                raise LimitError(
+                    f"the formula takes more than {MAX_VALUES} scalar operations", field="formula", limit=MAX_VALUES
+                )
+        return number
+
+    def compact(self, roots: Sequence[int]) -> tuple[tuple[Value, ...], dict[int, int]]:
+        """Drop the values that no root needs and number the rest anew, in order."""
+        needed: set[int] = set()
+        stack = list(roots)
+        while stack:
+            number = stack.pop()
+            if number not in needed:
+                needed.add(number)
+                stack.extend(self.values[number].args)
+        numbers = {old: new for new, old in enumerate(sorted(needed))}
+        values = []
+        for old in sorted(needed):
+            value = self.values[old]
+            args = tuple(numbers[arg] for arg in value.args)
+            values.append(
+                Value(value.level, value.code, args, value.position, value.component, value.half)
+            )
+        read = {value.position for value in values if value.position is not None}
+        self.widths = {position: dim for position, dim in self.widths.items() if position in read}
+        return tuple(values), numbers

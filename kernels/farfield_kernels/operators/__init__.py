@@ -1,0 +1,26 @@
+"""One declaration per operator: parser, differentiation, emission, tests and documentation read it."""
+
+from __future__ import annotations
+
+from ..expr import OPERATORS, Operator
+from . import elementwise, vector
+from .planned import PLANNED_OPERATORS, PLANNED_REDUCTIONS
+
+INTERNAL = frozenset({"Contract"})
+"""Operators that definitions use and formulas cannot name."""
+
+
+def named_operators() -> dict[str, Operator]:
+    """The operators that a formula may call, by name."""
+    return {name: operator for name, operator in OPERATORS.items() if name not in INTERNAL}
+
+
+__all__ = [
+    "INTERNAL",
+    "OPERATORS",
+    "PLANNED_OPERATORS",
+    "PLANNED_REDUCTIONS",
+    "elementwise",
+    "named_operators",
+    "vector",
+]

@@ -1,0 +1,72 @@
+"""Program + device -> Schedule: how a kernel walks over its rows and columns.
+
+The walk is the same on both devices. A *block* of rows goes through the columns in *tiles*; what depends on the
+column alone is computed once per tile, and rows are held `rows` at a time in registers, so that each column value
+read serves several rows. Columns may also be *split* between workers, whose states are merged at the end: that
+is how few rows keep every core busy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .lower import Program
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The part of the walk that is emitted.
+
+    Args:
+        device: `cpu` or `cuda`.
+        dtype: `float32` or `float64`.
+        rows: SIMD vectors of rows (cpu) or rows per thread (cuda) held in registers.
+        block: rows that share one pass over the column tiles (cpu), or threads of a block (cuda).
+        tile: columns per tile; a lane state is merged into doubles after each, which bounds rounding.
+        chunk: columns per search for the maximum, in shifted sums.
+    """
+
+    device: Device
+    dtype: str
+    rows: int
+    block: int
+    tile: int
+    chunk: int
+
+
+REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
+
+
+def plan(program: Program, device: Device, dtype: str) -> Schedule:
+    """Choose the schedule of one kernel."""
+    fields = len(program.reduction.state)
+    held = len(program.kept("row")) + fields * len(program.components)
+    rows = 4 if device == "cuda" else 2
+    while rows > 1 and rows * held > REGISTERS[device]:
+        rows //= 2
+    shifted = program.reduction.scheme == "shifted sum"
+    if device == "cuda":
+        # Columns of a tile times the values kept per column must fit 32 KiB of shared memory.
+        tile, width = 128, max(1, len(program.kept("col"))) * (8 if dtype == "float64" else 4)
+        while tile > 1 and tile * width > 32_768:
+            tile //= 2
+        chunk = 8 if len(program.components) == 1 else 1
+        return Schedule(device, dtype, rows, block=128, tile=tile, chunk=min(chunk, tile))
+    wide = held > 64
+    chunk = max(8, 64 // len(program.components)) if shifted else 1
+    # A shifted sum merges with exp and is therefore merged less often than a plain sum.
+    return Schedule(device, dtype, rows, block=64 if wide else 256, tile=1024 if shifted else 256, chunk=chunk)
+
+
+def split(schedule: Schedule, rows: int, cols: int, workers: int) -> int:
+    """Into how many parts the columns are split so that `workers` cores or multiprocessors all have work."""
+    block_rows = schedule.block * (schedule.rows if schedule.device == "cuda" else 1)
+    blocks = -(-rows // block_rows)
+    wanted = 4 * workers if schedule.device == "cpu" else 2 * workers
+    if blocks == 0 or blocks >= wanted:
+        return 1
+    least = 4 * schedule.tile  # columns per part below which merging costs more than it gains
+    return max(1, min(wanted // blocks, cols // least))
