@@ -161,7 +161,7 @@ def run(
 def _bind(slots: Sequence[Slot], arrays: Sequence[Array], dtype: str) -> list[Array]:
     """Arguments as kernels read them: contiguous, native byte order, indices as pairs of floats."""
     return [
-        bind_index(array, dtype) if slot.is_index else np.ascontiguousarray(array, dtype=dtype)
+        bind_index(array, dtype) if slot.is_index else np.require(array, dtype, ["C", "A"])
         for slot, array in zip(slots, arrays, strict=True)
     ]
 

@@ -1,0 +1,253 @@
+"""A call's words and arrays -> result arrays: over HTTP, or in this process. One method each."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import msgpack
+import numpy as np
+
+from farfield_kernels.operation import Spec
+
+from . import wire
+from .errors import ArgumentError, ConnectError, DeadlineError, FarfieldError, ProtocolError, from_problem
+from .wire import Array
+
+SMALL_BYTES = 65_536  # pieces up to this total are joined and sent at once: one system call, one packet
+IDLE_CONNECTIONS = 8  # kept open per session
+MAX_PROBLEM_BYTES = 1_000_000
+
+Timing = dict[str, float]
+
+
+class Transport(Protocol):
+    """Where calls go."""
+
+    url: str
+
+    def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
+        """Compute one call.
+
+        Args:
+            spec: what to compute.
+            arrays: its arguments, C-contiguous and in native byte order.
+
+        Returns:
+            The results, and milliseconds by phase.
+        """
+
+    def close(self) -> None:
+        """Give up what is held open; calling again opens it anew."""
+
+
+class Local:
+    """The embedded engine, in this process."""
+
+    def __init__(self, device: str = "auto") -> None:
+        self.url = "local:" if device == "auto" else f"local:{device}"
+        self.device = device
+
+    def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
+        """See `Transport.call`."""
+        from farfield_kernels.engine import run  # noqa: PLC0415  (HTTP users never load the engine)
+
+        outcome = run(spec, arrays, device=self.device)
+        timing = {name.removesuffix("_ms"): value for name, value in vars(outcome.timing).items()}
+        return outcome.arrays, timing
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Http:
+    """A server, over TCP or a Unix socket, through kept-alive connections.
+
+    Thread-safe: a connection serves one call at a time. Fork-safe: a child opens connections of its own.
+
+    Args:
+        url: `http://host:port`, `https://host:port` or `http+unix:///path/to/socket`.
+        token: sent as bearer token if given.
+        timeout_s: seconds to wait for each step of the connection; the server's own limit is its `job_timeout_s`.
+    """
+
+    def __init__(self, url: str, token: str | None, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self.url, self.timeout_s = url, timeout_s
+        self.secure = parts.scheme == "https"
+        self.socket_path = unquote(parts.path) if parts.scheme == "http+unix" else None
+        self.base = "" if self.socket_path else parts.path.rstrip("/")
+        try:
+            self.host, port = parts.hostname or "localhost", parts.port
+        except ValueError as error:
+            raise ArgumentError(f"the URL '{url}' cannot be read: {error}", field="url") from None
+        if self.socket_path is None and not parts.hostname:
+            raise ArgumentError(f"the URL '{url}' names no host", field="url")
+        self.port = port or (443 if self.secure else 80)
+        self.headers = {"Content-Type": wire.FRAME, "User-Agent": "farfield"}
+        if token:
+            if not token.isascii() or not token.isprintable():
+                raise ArgumentError("the token has characters that cannot be sent in a header", field="token")
+            self.headers["Authorization"] = f"Bearer {token}"
+        self.lock = threading.Lock()
+        self.idle: list[http.client.HTTPConnection] = []
+        self.process = os.getpid()
+
+    def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
+        """See `Transport.call`.
+
+        Raises:
+            ConnectError, DeadlineError, ProtocolError: the way to the server.
+            FarfieldError: what the server answered, as its class.
+        """
+        words = {
+            "formula": spec.formula,
+            "variables": spec.variables,
+            "reduction": spec.reduction,
+            "axis": spec.axis,
+            "wrt": spec.wrt,
+        }
+        pieces = wire.encode_call(words, arrays)
+        route = "/v1/vjp" if spec.wrt else "/v1/reduce"
+        body, timing = self._exchange(route, pieces)
+        return wire.decode_results(body), timing
+
+    def _exchange(self, route: str, pieces: list[memoryview]) -> tuple[memoryview, Timing]:
+        """One request, repeated once if a kept-alive connection turns out to be closed."""
+        while True:
+            connection, is_reused = self._take()
+            try:
+                return self._on(connection, route, pieces)
+            except TimeoutError:
+                connection.close()
+                raise DeadlineError(f"{self.url} did not answer within {self.timeout_s:g} s") from None
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
+                connection.close()
+                # The server closes idle connections; a request is a pure function, so sending it again is safe.
+                if not is_reused:
+                    raise ConnectError(f"{self.url} closed the connection: {error}") from None
+            except http.client.HTTPException as error:
+                connection.close()
+                raise ProtocolError(
+                    f"{self.url} does not answer like a Farfield server: {type(error).__name__} {error}"
+                ) from None
+            except OSError as error:
+                connection.close()
+                reason = error.strerror or str(error)
+                raise ConnectError(
+                    f"no Farfield server answers at {self.url} ({reason}): is it running, and is the address right?"
+                ) from None
+            except BaseException:
+                connection.close()
+                raise
+
+    def _on(
+        self, connection: http.client.HTTPConnection, route: str, pieces: list[memoryview]
+    ) -> tuple[memoryview, Timing]:
+        length = sum(len(piece) for piece in pieces)
+        connection.putrequest("POST", self.base + route, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(length))
+        if connection.sock is None:
+            connection.connect()
+        # A server that refuses a body may close before all of it is sent: its answer is there all the same.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if length <= SMALL_BYTES:
+                connection.endheaders(b"".join(pieces))
+            else:
+                connection.endheaders()
+                for piece in pieces:
+                    connection.send(piece)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise self._refused(connection, response)
+        size = response.length
+        if size is None or response.headers.get_content_type() != wire.FRAME:
+            raise ProtocolError(f"{self.url} answered with {response.headers.get_content_type()}")
+        body = memoryview(np.empty(size, np.uint8))
+        filled = 0
+        while filled < size:
+            count = response.readinto(body[filled:])
+            if not count:
+                raise ConnectError(f"{self.url} sent {filled} of {size} bytes and closed the connection")
+            filled += count
+        response.read()
+        self._give(connection, response)
+        return body, _timing(response.headers.get("Server-Timing", ""))
+
+    def _refused(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> FarfieldError:
+        content = response.read(MAX_PROBLEM_BYTES)
+        kind = response.headers.get_content_type()
+        if response.isclosed():
+            self._give(connection, response)
+        if kind != "application/problem+msgpack":
+            return ProtocolError(
+                f"{self.url} answered {response.status} {response.reason} as {kind}: is this a Farfield server?"
+            )
+        try:
+            return from_problem(msgpack.unpackb(content))
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            return ProtocolError(f"{self.url} answered {response.status} with a body that cannot be read: {error}")
+
+    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
+        with self.lock:
+            if self.process != os.getpid():
+                self.process, self.idle = os.getpid(), []  # the parent's connections are not ours to use
+            if self.idle:
+                return self.idle.pop(), True
+        return self._open(), False
+
+    def _give(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
+        with self.lock:
+            if not response.will_close and len(self.idle) < IDLE_CONNECTIONS:
+                self.idle.append(connection)
+                return
+        connection.close()
+
+    def _open(self) -> http.client.HTTPConnection:
+        if self.socket_path is not None:
+            return _UnixConnection(self.socket_path, self.timeout_s)
+        if self.secure:
+            return http.client.HTTPSConnection(
+                self.host, self.port, timeout=self.timeout_s, context=ssl.create_default_context()
+            )
+        return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self.lock:
+            idle, self.idle = self.idle, []
+        for connection in idle:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self.path = path
+
+    def connect(self) -> None:
+        """Connect to the path."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def _timing(header: str) -> Timing:
+    """`recv;dur=0.1, kernel;dur=2` -> {"recv": 0.1, "kernel": 2.0}."""
+    timing: Timing = {}
+    for part in header.split(","):
+        name, _, duration = part.strip().partition(";dur=")
+        with contextlib.suppress(ValueError):
+            timing[name] = float(duration)
+    return timing

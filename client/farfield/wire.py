@@ -1,0 +1,63 @@
+"""Arrays -> frames and back, without copying them. The format is written down in service/README.md."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from .errors import ProtocolError
+
+Array = np.ndarray[Any, Any]
+
+FRAME = "application/x-farfield"
+MAGIC = b"FFW1"
+PREFIX = struct.Struct("<4sIII")  # magic, header length, flags, segment count
+ALIGNMENT = 64
+
+
+def encode_call(words: dict[str, Any], arrays: Sequence[Array]) -> list[memoryview]:
+    """The pieces of a request, to be sent one after the other; array data are views, not copies.
+
+    Args:
+        words: formula, variables, reduction, axis, wrt.
+        arrays: C-contiguous, little-endian.
+    """
+    tensors = [{"dtype": array.dtype.name, "shape": array.shape} for array in arrays]
+    header = msgpack.packb(words | {"arguments": tensors})
+    pieces = [memoryview(PREFIX.pack(MAGIC, len(header), 0, len(arrays)) + header)]
+    end = len(pieces[0])
+    for array in arrays:
+        padding = -end % ALIGNMENT
+        if padding:
+            pieces.append(memoryview(bytes(padding)))
+        if array.nbytes:
+            pieces.append(memoryview(array.reshape(-1).view(np.uint8)))
+        end += padding + array.nbytes
+    return pieces
+
+
+def decode_results(body: memoryview) -> list[Array]:
+    """The arrays of an answer, as views of its body.
+
+    Raises:
+        ProtocolError: the body is not a frame.
+    """
+    try:
+        magic, header_bytes, _, count = PREFIX.unpack_from(body)
+        end = PREFIX.size + header_bytes
+        results = msgpack.unpackb(body[PREFIX.size : end])["results"]
+        if magic != MAGIC or count != len(results):
+            raise ValueError("it does not begin like a frame")
+        arrays = []
+        for result in results:
+            start = end + -end % ALIGNMENT
+            array = np.ndarray(tuple(result["shape"]), result["dtype"], buffer=body, offset=start)
+            end = start + array.nbytes
+            arrays.append(array)
+    except (ValueError, KeyError, TypeError, struct.error, msgpack.UnpackException) as error:
+        raise ProtocolError(f"the answer of {len(body)} bytes cannot be read: {error}") from None
+    return arrays

@@ -1,0 +1,93 @@
+"""Spec -> text: how a call is computed, stage by stage, without computing it."""
+
+from __future__ import annotations
+
+from .differentiate import Term, expand
+from .engine import plan_call
+from .expr import Const, Expr, Index, Var, topological
+from .lower import Program
+from .operation import Spec, read
+from .parse import parse_variables
+from .rewrite import rewrite
+from .schedule import Device
+
+
+def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_source: bool = True) -> str:
+    """The typed graph of each formula, the levels and cost of each kernel, its schedule and its source.
+
+    Args:
+        spec: the call.
+        dtype: `float32` or `float64`.
+        device: `cpu` or `cuda`; no device is needed.
+        with_source: whether the emitted source is included.
+    """
+    operation = read(spec)
+    names = {found.position: found.name for found in parse_variables(spec.variables)}
+    taken = len(names)
+    names |= {taken + k: f"e{k}" for k in range(len(operation.arguments) - taken)}
+    lines = ["Arguments"]
+    for place, slot in enumerate(operation.arguments):
+        rows = {"i": "(M, {})", "j": "(N, {})", "p": "({},)"}[slot.axis].format(slot.dim)
+        lines.append(f"  {place}  {names[place]:<8} {rows} {slot.dtype(dtype)}")
+    for term in expand(operation):
+        lines += ["", *_graph(Term(rewrite(term.formula), term.reduction, term.keep), names)]
+    call = plan_call(spec, dtype, device)
+    for number, stage in enumerate(call.stages):
+        lines += ["", f"Kernel {number + 1} of {len(call.stages)}, computes result {_listed(stage.results)}"]
+        lines += _levels(stage.program)
+        schedule = stage.schedule
+        lines.append(
+            f"  schedule   {schedule.device}, {schedule.dtype}: {schedule.rows} rows in registers, "
+            f"blocks of {schedule.block}, tiles of {schedule.tile} columns"
+        )
+        if with_source:
+            lines += ["", stage.source]
+    if call.zeros:
+        lines += ["", f"Results {_listed(call.zeros)} are zero whatever the data."]
+    return "\n".join(lines)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _graph(term: Term, names: dict[int, str]) -> list[str]:
+    kept = "one vector" if term.keep == "p" else f"one row per {term.keep}"
+    lines = [f"{term.reduction.name}, {kept}, of"]
+    numbers: dict[int, int] = {}
+    for node in topological([term.formula]):
+        numbers[id(node)] = len(numbers)
+        axes = "".join(sorted(node.axes)) or "-"
+        lines.append(f"  %{numbers[id(node)]:<3} dim {node.dim:<4} {axes:<3} {_node(node, numbers, names)}")
+    return lines
+
+
+def _node(node: Expr, numbers: dict[int, int], names: dict[int, str]) -> str:
+    if isinstance(node, Var):
+        return names[node.position]
+    if isinstance(node, Const):
+        return f"{node.value:g}"
+    if isinstance(node, Index):
+        return f"{node.half} half of the number of {node.axis}"
+    assert node.op is not None
+    arguments = [f"%{numbers[id(operand)]}" for operand in node.operands] + [str(p) for p in node.params]
+    return f"{node.op.name}({', '.join(arguments)})"
+
+
+def _levels(program: Program) -> list[str]:
+    often = {
+        "constant": "never (constants)",
+        "p": "once per call",
+        "row": f"once per {program.row_axis}",
+        "col": f"once per {'i' if program.row_axis == 'j' else 'j'}",
+        "pair": "once per pair (i, j)",
+    }
+    lines = []
+    for level, words in often.items():
+        values = [program.values[number] for number in program.at(level)]  # type: ignore[arg-type]
+        computed = [value.code for value in values if not value.is_load and value.args]
+        if values and level != "constant":
+            exps = sum(code.startswith("exp(") for code in computed)
+            loads = sum(value.is_load for value in values)
+            lines.append(f"  {words:<22} {len(computed)} operations ({exps} exp), {loads} values read")
+    return lines

@@ -1,0 +1,1 @@
+"""The Farfield server: validate, admit, queue, hand to workers, reply."""

@@ -1,0 +1,147 @@
+"""Settings -> the ASGI application: wires the parts together and turns every error into its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from farfield_kernels import __version__
+from farfield_kernels.errors import FarfieldError
+
+from .admission import Gate
+from .arena import Arena
+from .errors import ANSWERS, BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, problem
+from .pool import Pool
+from .queue import Queue
+from .routes import compute, health, info
+from .settings import Settings
+from .state import State
+from .wire import FRAME, MSGPACK
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+log = logging.getLogger("farfield.app")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; arena and worker start with its lifespan.
+
+    Args:
+        settings: read from the environment if not given.
+    """
+    chosen = settings or Settings()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        arena = Arena(chosen.arena_bytes)
+        queue = Queue(chosen.max_queue)
+        pool = Pool(chosen, arena, queue)
+        app.state.farfield = State(chosen, arena, queue, pool)
+        pool.begin()
+        warming = asyncio.create_task(arena.warm(), name="farfield arena")
+        try:
+            yield
+        finally:
+            app.state.farfield.is_draining = True
+            await pool.end()
+            warming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await warming
+            with contextlib.suppress(BufferError):  # a view that is still exported dies with the process
+                arena.close()
+
+    app = FastAPI(title="Farfield", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    for part in (compute, health, info):
+        app.include_router(part.router)
+    for kind in (FarfieldError, ValidationError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    app.add_middleware(_Guard, gate=Gate(chosen.token_list()))
+    return app
+
+
+def _as_error(raised: Exception) -> FarfieldError:
+    if isinstance(raised, FarfieldError):
+        return raised
+    if isinstance(raised, ValidationError | RequestValidationError):
+        first = raised.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return BadRequest(f"{field}: {first['msg']}", field=field)
+    if isinstance(raised, HTTPException):
+        kinds: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
+        return kinds.get(raised.status_code, BadRequest)(str(raised.detail))
+    log.error("internal error", exc_info=raised)
+    return InternalError("the server failed; its log has the rest under this request id")
+
+
+async def _answer_error(request: Request, raised: Exception) -> Response:
+    error = _as_error(raised)
+    request.scope["farfield.reason"] = error.code
+    return error_response(error, request.scope["farfield.request_id"], dict(request.headers))
+
+
+def error_response(error: FarfieldError, request_id: str, headers: dict[str, str]) -> Response:
+    """`application/problem+json`, or its msgpack twin for callers that sent msgpack."""
+    status = ANSWERS[error.code].status
+    content = problem(error, request_id) | {"status": status}
+    extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if content.get("retry_after_s"):
+        extra["Retry-After"] = str(content["retry_after_s"]).removesuffix(".0")
+    kind = headers.get("content-type", "").partition(";")[0]
+    if kind in (MSGPACK, FRAME) and "json" not in headers.get("accept", ""):
+        return Response(
+            msgspec.msgpack.encode(content), status, media_type="application/problem+msgpack", headers=extra
+        )
+    return Response(json.dumps(content), status, media_type="application/problem+json", headers=extra)
+
+
+class _Guard:
+    """Around every request: an id, the token, and the count of the answer."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self.app, self.gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope["farfield.request_id"] = request_id = uuid.uuid4().hex
+        path = scope["path"]
+        status = 500
+
+        async def count(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            if path not in OPEN_PATHS:
+                self.gate.check(_header(scope, b"authorization"))
+            await self.app(scope, receive, count)
+        except FarfieldError as error:
+            scope["farfield.reason"] = error.code
+            response = error_response(error, request_id, {"content-type": _header(scope, b"content-type") or ""})
+            await response(scope, receive, count)
+        finally:
+            metrics = scope["app"].state.farfield.metrics
+            op = path.removeprefix("/v1/") if path in ("/v1/reduce", "/v1/vjp") else "other"
+            metrics.observe_answer(op, status, scope.get("farfield.reason", "ok"))
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    found = [value for key, value in scope["headers"] if key == name]
+    return found[0].decode("latin-1") if found else None
+
+

@@ -1,0 +1,155 @@
+"""The `farfield` command: serve, demo, explain, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from farfield_kernels import __version__
+from farfield_kernels.errors import FarfieldError
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (FarfieldError, CommandError) as error:
+        print(f"farfield: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the message says why."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="farfield", description="Kernel map-reductions with exact gradients, computed where the GPU is."
+    )
+    parser.add_argument("--version", action="version", version=f"farfield {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="run the server",
+        description="Run the server. Every flag is also an environment variable: --max-queue is "
+        "FARFIELD_MAX_QUEUE. Tokens are taken from FARFIELD_TOKENS alone, as flags are visible to every "
+        "user of the machine.",
+    )
+    _add_settings(serve)
+    serve.set_defaults(run=_serve)
+
+    demo = commands.add_parser(
+        "demo",
+        help="run an example against a server of its own",
+        description="Start a server on a free loopback port, run a script with FARFIELD_URL set to it, stop it.",
+    )
+    demo.add_argument("script", nargs="?", help="Python file (default: the sum reduction example)")
+    demo.set_defaults(run=_demo)
+
+    explain = commands.add_parser(
+        "explain",
+        help="show how a formula is computed",
+        description="Show the typed graph, what is computed how often, the cost per pair and the emitted source.",
+        epilog="example: farfield explain 'Square(p-a)*Exp(x+y)' 'x = Vi(3)' 'y = Vj(3)' 'a = Vj(1)' 'p = Pm(1)'",
+    )
+    explain.add_argument("formula", metavar="FORMULA")
+    explain.add_argument("variables", nargs="*", metavar="VAR", help="declarations such as 'x = Vi(3)'")
+    explain.add_argument("--reduction", default="Sum", help="default: Sum")
+    explain.add_argument("--axis", type=int, default=1, help="axis summed away; 1 (default) reduces over j")
+    explain.add_argument("--wrt", type=int, nargs="+", help="explain the gradients with respect to these arguments")
+    explain.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    explain.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
+    explain.add_argument("--no-source", action="store_true", help="leave the emitted source out")
+    explain.set_defaults(run=_explain)
+
+    doctor = commands.add_parser(
+        "doctor", help="say what was found and what to do about what is missing", description="Check this machine."
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    try:
+        from .settings import Settings  # noqa: PLC0415  (explain and doctor work without the server extra)
+    except ImportError:
+        return
+    for name, field in Settings.model_fields.items():
+        if name != "tokens":
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", help=f"{field.description} (default: {field.default})".replace("%", "%%")
+            )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    try:
+        from pydantic import ValidationError  # noqa: PLC0415
+
+        from .settings import Settings  # noqa: PLC0415
+    except ImportError as error:
+        raise CommandError(f"the server is not installed ({error}): pip install 'farfield[server]'") from None
+    given = {name: getattr(options, name, None) for name in Settings.model_fields}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        flag = f"--{name.replace('_', '-')} (FARFIELD_{name.upper()})"
+        raise CommandError(f"{flag}: {first['msg']}, got '{first['input']}'") from None
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from .serve import StartError, serve  # noqa: PLC0415
+
+    try:
+        return serve(settings)
+    except StartError as error:
+        raise CommandError(str(error)) from None
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import run_demo  # noqa: PLC0415
+
+    return run_demo(options.script)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from farfield_kernels.explain import explain  # noqa: PLC0415
+    from farfield_kernels.operation import Spec  # noqa: PLC0415
+
+    spec = Spec(options.formula, tuple(options.variables), options.reduction, options.axis)
+    if options.wrt is not None:
+        spec = spec.vjp(tuple(options.wrt))
+    text = explain(spec, options.dtype, options.device, with_source=not options.no_source)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # piped into head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine  # noqa: PLC0415
+
+    findings = examine()
+    for finding in findings:
+        print(f"{finding.mark} {finding.what:<16} {finding.found}")
+        if finding.advice:
+            print(f"  {'':<16} -> {finding.advice}")
+    return 0 if all(finding.is_fine for finding in findings if finding.is_needed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

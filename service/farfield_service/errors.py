@@ -1,0 +1,141 @@
+"""What the server answers when it does not compute: one class per cause, one table of statuses.
+
+    FarfieldError (of the compiler)
+    └── ServiceError
+        ├── BadRequest            the body or a header cannot be read
+        ├── Unauthorized          no token, or one that is not known
+        ├── NotFound              no such route
+        ├── MethodNotAllowed      the route has other methods
+        ├── LengthRequired        a body without Content-Length
+        ├── UnsupportedMediaType  neither of the two body formats
+        ├── ServerBusy            queue or arena are full; try again
+        ├── Draining              the server is stopping; try again
+        ├── WorkerDied            the worker died twice under this request
+        ├── JobTimeout            it ran longer than the server allows
+        └── InternalError         a defect of the server
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farfield_kernels.errors import FarfieldError
+
+
+class ServiceError(FarfieldError):
+    """Root of the server's own errors."""
+
+    code = "service_error"
+    retry_after_s: float | None = None
+
+    def details(self) -> dict[str, object]:
+        """Adds `retry_after_s` where trying again makes sense."""
+        return super().details() | {"retry_after_s": self.retry_after_s}
+
+
+class BadRequest(ServiceError):
+    """The body or a header cannot be read."""
+
+    code = "bad_request"
+
+
+class Unauthorized(ServiceError):
+    """No token, or one that is not known."""
+
+    code = "unauthorized"
+
+
+class NotFound(ServiceError):
+    """No such route."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The route has other methods."""
+
+    code = "method_not_allowed"
+
+
+class LengthRequired(ServiceError):
+    """A body without Content-Length."""
+
+    code = "length_required"
+
+
+class UnsupportedMediaType(ServiceError):
+    """Neither of the two body formats."""
+
+    code = "unsupported_media_type"
+
+
+class ServerBusy(ServiceError):
+    """Queue or arena are full."""
+
+    code = "server_busy"
+    retry_after_s = 1.0
+
+
+class Draining(ServiceError):
+    """The server is stopping."""
+
+    code = "draining"
+    retry_after_s = 5.0
+
+
+class WorkerDied(ServiceError):
+    """The worker died under this request, and again when it was replayed."""
+
+    code = "worker_died"
+
+
+class JobTimeout(ServiceError):
+    """The request ran longer than the server allows."""
+
+    code = "job_timeout"
+
+
+class InternalError(ServiceError):
+    """A defect of the server; the log has the rest."""
+
+    code = "internal_error"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one error code goes over HTTP."""
+
+    status: int
+    retryable: bool = False
+
+
+ANSWERS: dict[str, Answer] = {
+    "formula_error": Answer(422),
+    "not_yet_available": Answer(422),
+    "argument_error": Answer(422),
+    "dtype_error": Answer(422),
+    "shape_error": Answer(422),
+    "limit_exceeded": Answer(413),
+    "build_error": Answer(500),
+    "device_error": Answer(500),
+    "error": Answer(500),
+    "service_error": Answer(500),
+    "bad_request": Answer(400),
+    "unauthorized": Answer(401),
+    "not_found": Answer(404),
+    "method_not_allowed": Answer(405),
+    "length_required": Answer(411),
+    "unsupported_media_type": Answer(415),
+    "server_busy": Answer(503, retryable=True),
+    "draining": Answer(503, retryable=True),
+    "worker_died": Answer(500),
+    "job_timeout": Answer(504),
+    "internal_error": Answer(500),
+}
+"""Error code -> answer, for every code of the tree; a test holds the two together."""
+
+
+def problem(error: FarfieldError, request_id: str) -> dict[str, object]:
+    """The body of an error answer: code, message, and what is known of field, place and limit."""
+    details = {name: value for name, value in error.details().items() if value is not None}
+    return {"code": error.code, "message": error.message, **details, "request_id": request_id}

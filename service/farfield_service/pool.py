@@ -1,0 +1,209 @@
+"""Jobs -> replies: start, feed, watch and replace the worker programs.
+
+A worker is a program of its own, started fresh: it dies alone, and CUDA is never forked. Control messages are
+msgpack over a Unix socket, data lie in the arena. A worker that dies is replaced, and its job is replayed once,
+which is safe as a job is a pure function of its arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+from .arena import Arena
+from .errors import JobTimeout, ServiceError, WorkerDied
+from .queue import Job, Queue
+from .settings import Settings
+
+LENGTH = struct.Struct("<I")
+MAX_ATTEMPTS = 2
+RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row that did not succeed
+
+log = logging.getLogger("farfield.pool")
+
+
+class Gone(Exception):  # noqa: N818
+    """The worker's end of the socket was closed."""
+
+
+class Worker:
+    """One worker program and the socket to it."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.process, self.reader, self.writer = process, reader, writer
+        self.facts: dict[str, Any] = {}
+
+    @classmethod
+    async def start(cls, settings: Settings, arena: Arena) -> Worker:
+        """Start the program and wait until it says what it is.
+
+        Raises:
+            Gone: it ended before. TimeoutError: it took too long.
+        """
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "farfield_service.worker", str(theirs.fileno()), str(arena.fd)]
+        command += [str(arena.size), settings.device, str(os.getpid())]
+        with theirs:
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        worker = cls(process, reader, writer)
+        try:
+            worker.facts = await asyncio.wait_for(worker.receive(), settings.worker_start_timeout_s)
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message."""
+        try:
+            (length,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
+            message: dict[str, Any] = msgspec.msgpack.decode(await self.reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise Gone from error
+        return message
+
+    async def run(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Have one job computed.
+
+        Raises:
+            Gone: the worker died meanwhile.
+        """
+        data = msgspec.msgpack.encode(message)
+        try:
+            self.writer.write(LENGTH.pack(len(data)) + data)
+            await self.writer.drain()
+        except ConnectionError as error:
+            raise Gone from error
+        return await self.receive()
+
+    def kill(self) -> None:
+        """End the program at once."""
+        self.writer.close()
+        self.process.kill()
+        self.process.wait()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close the socket, which a worker takes as the word to end; kill it if it does not."""
+        self.writer.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self.process.wait, timeout_s)
+        if self.process.poll() is None:
+            self.kill()
+
+
+class Pool:
+    """Keeps one worker alive and feeds it from the queue."""
+
+    def __init__(self, settings: Settings, arena: Arena, queue: Queue) -> None:
+        self.settings, self.arena, self.queue = settings, arena, queue
+        self.worker: Worker | None = None
+        self.restarts = 0
+        self.last_failure: str | None = None
+        self.running: Job | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker is up."""
+        return self.worker is not None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the worker said of itself: device, its name, threads."""
+        return self.worker.facts if self.worker else {}
+
+    def begin(self) -> None:
+        """Start working; returns at once."""
+        self.task = asyncio.create_task(self._work(), name="farfield pool")
+
+    async def end(self) -> None:
+        """Stop after the job that runs, at most `drain_s` later."""
+        deadline = time.monotonic() + self.settings.drain_s
+        while (self.running or len(self.queue)) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        if self.task:
+            self.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.task
+        if self.worker:
+            await self.worker.stop(timeout_s=2.0)
+
+    async def _work(self) -> None:
+        while True:
+            worker = await self._started()
+            job = await self.queue.get()
+            self.running = job
+            try:
+                await self._run(worker, job)
+            finally:
+                self.running = None
+
+    async def _started(self) -> Worker:
+        failures = 0
+        while self.worker is None or self.worker.process.poll() is not None:
+            if self.worker is not None:
+                self._lost("it ended while idle")
+            await asyncio.sleep(RESTART_PAUSE_S[min(failures, len(RESTART_PAUSE_S) - 1)])
+            try:
+                self.worker = await Worker.start(self.settings, self.arena)
+                self.last_failure = None
+                log.info("worker %d is up: %s", self.worker.process.pid, self.worker.facts)
+            except (Gone, TimeoutError, OSError) as error:
+                failures += 1
+                self.last_failure = f"the worker did not start: {type(error).__name__} {error}"
+                log.error("%s", self.last_failure)
+        return self.worker
+
+    def _lost(self, reason: str) -> None:
+        assert self.worker is not None
+        log.error("worker %d is lost: %s", self.worker.process.pid, reason)
+        self.worker.kill()
+        self.worker = None
+        self.restarts += 1
+
+    async def _run(self, worker: Worker, job: Job) -> None:
+        """Run one job, on a new worker if this one dies under it the first time."""
+        timeout_s = self.settings.job_timeout_s
+        job.started_at = time.perf_counter()
+        while True:
+            job.attempts += 1
+            try:
+                self._finish(job, await asyncio.wait_for(worker.run(job.message), timeout_s))
+                return
+            except TimeoutError:
+                self._lost(f"a request ran longer than {timeout_s:g} s")
+                self._fail(job, JobTimeout(f"the request ran longer than this server's {timeout_s:g} s"))
+                return
+            except Gone:
+                self._lost("it died while a request ran")
+                if job.attempts == MAX_ATTEMPTS:
+                    self._fail(job, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
+                    return
+            worker = await self._started()
+
+    @staticmethod
+    def _finish(job: Job, reply: dict[str, Any]) -> None:
+        if job.done.done():
+            job.release()  # nobody waits any more
+        else:
+            job.done.set_result(reply)
+
+    @staticmethod
+    def _fail(job: Job, error: ServiceError) -> None:
+        if job.done.done():
+            job.release()
+        else:
+            job.done.set_exception(error)

@@ -1,0 +1,115 @@
+"""Settings -> a running server: bind, start, say where, and stop cleanly on SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+
+from .app import create_app
+from .settings import Settings
+
+
+class StartError(Exception):
+    """The server cannot start as asked; the message says what to do."""
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop.
+
+    Raises:
+        StartError: the address cannot be taken, or may not be without tokens.
+    """
+    if not settings.is_local() and not settings.token_list():
+        raise StartError(
+            f"listening on {settings.host} lets others in and no tokens are set: set FARFIELD_TOKENS to one or "
+            "more secrets, comma separated (python -c 'import secrets; print(secrets.token_urlsafe(32))' makes "
+            "one), or listen on 127.0.0.1"
+        )
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with _bound(settings) as (listener, url):
+        config = uvicorn.Config(
+            create_app(settings),
+            http="httptools",
+            log_config=None,
+            log_level=settings.log_level,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(settings.drain_s) + 1,
+        )
+        print(f"Farfield is listening on {url}", flush=True)
+        return _Server(config).start([listener])
+
+
+@contextlib.contextmanager
+def _bound(settings: Settings) -> Iterator[tuple[socket.socket, str]]:
+    """The listening socket and the URL that reaches it."""
+    if settings.uds is not None:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.stat(settings.uds).st_mode):
+                raise StartError(f"{settings.uds} exists and is not a socket")
+            os.unlink(settings.uds)
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(settings.uds)
+        except OSError as error:
+            raise StartError(f"cannot listen on {settings.uds}: {error.strerror}") from None
+        url = f"http+unix://{settings.uds}"
+    else:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StartError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{listener.getsockname()[1]}"
+    listener.listen(1024)
+    try:
+        yield listener, url
+    finally:
+        listener.close()
+        if settings.uds is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(settings.uds)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without dying of the signal that stopped it: a clean stop ends with 0."""
+
+    def start(self, sockets: list[socket.socket]) -> int:
+        self.run(sockets)
+        return 0 if self.started else 1
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.should_exit:  # asked twice
+            print("Farfield stops at once", file=sys.stderr, flush=True)
+            os._exit(1)
+        self.should_exit = True

@@ -1,0 +1,56 @@
+"""Every knob of the server, each declared once: flags, environment variables and documentation read this."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MiB = 2**20
+
+
+class Settings(BaseSettings):
+    """Settings of one server. Environment variables carry the prefix `FARFIELD_`; flags win over them."""
+
+    model_config = SettingsConfigDict(env_prefix="FARFIELD_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback it needs tokens")
+    port: int = Field(8642, ge=0, le=65535, description="TCP port; 0 takes a free one and prints it")
+    uds: str | None = Field(None, description="path of a Unix socket to listen on instead of TCP")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where kernels run; auto takes the GPU if CuPy sees one"
+    )
+    tokens: SecretStr | None = Field(
+        None, description="access tokens, comma separated; without any, only loopback and Unix sockets are served"
+    )
+    arena_bytes: int = Field(
+        1024 * MiB, ge=4 * MiB, description="shared memory for all bodies and results in flight, taken at start"
+    )
+    max_body_bytes: int = Field(256 * MiB, ge=1, description="largest request body")
+    max_result_bytes: int = Field(256 * MiB, ge=1, description="largest sum of the results of one request")
+    max_pairs: int = Field(
+        10**13, ge=1, description="largest M x N of one request; 1e13 are minutes on a large GPU"
+    )
+    max_queue: int = Field(256, ge=1, description="requests that wait for a worker before others are refused")
+    job_timeout_s: float = Field(
+        300.0, gt=0, description="seconds a request may run before its worker is replaced"
+    )
+    worker_start_timeout_s: float = Field(60.0, gt=0, description="seconds a worker program may take to start")
+    drain_s: float = Field(10.0, ge=0, description="seconds that SIGTERM waits for running requests")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    def token_list(self) -> tuple[str, ...]:
+        """The access tokens, stripped; empty ones are left out."""
+        text = self.tokens.get_secret_value() if self.tokens else ""
+        return tuple(token for part in text.split(",") if (token := part.strip()))
+
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.uds is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,115 @@
+"""The worker program: slot in, engine, slot out. `python -m farfield_service.worker` is started by the pool.
+
+It reads control messages from a Unix socket, one at a time, and finds arrays in the arena at the offsets they
+name. It ends when the socket is closed or its parent dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import os
+import platform
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from farfield_kernels.build import find_compiler, import_cupy
+from farfield_kernels.engine import resolve_device, run
+from farfield_kernels.errors import FarfieldError
+from farfield_kernels.expr import Array
+from farfield_kernels.launch import thread_count
+from farfield_kernels.operation import Spec
+
+LENGTH = struct.Struct("<I")
+
+log = logging.getLogger("farfield.worker")
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until the socket closes. Arguments: socket fd, arena fd, arena bytes, device, parent pid."""
+    control, arena_fd, arena_bytes, parent = (int(arguments[k]) for k in (0, 1, 2, 4))
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
+    arena = memoryview(mmap.mmap(arena_fd, arena_bytes))
+    connection = socket.socket(fileno=control)
+    device = resolve_device(arguments[3])
+    _send(connection, _facts(device))
+    while (message := _receive(connection)) is not None:
+        _send(connection, _compute(message, arena, device))
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to kill this program when its parent dies, however that happens."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        sys.exit(1)
+
+
+def _facts(device: str) -> dict[str, Any]:
+    if device == "cuda":
+        cupy = import_cupy()
+        name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+        return {"device": device, "name": name}
+    return {
+        "device": device,
+        "name": platform.processor() or platform.machine(),
+        "threads": thread_count(),
+        "compiler": find_compiler(),
+    }
+
+
+def _receive(connection: socket.socket) -> dict[str, Any] | None:
+    head = _exactly(connection, LENGTH.size)
+    body = head and _exactly(connection, LENGTH.unpack(head)[0])
+    return msgspec.msgpack.decode(body) if body else None
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    parts = []
+    while count:
+        part = connection.recv(count)
+        if not part:
+            return None
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    data = msgspec.msgpack.encode(message)
+    connection.sendall(LENGTH.pack(len(data)) + data)
+
+
+def _compute(message: dict[str, Any], arena: memoryview, device: str) -> dict[str, Any]:
+    try:
+        formula, variables, reduction, axis, wrt = message["spec"]
+        spec = Spec(formula, tuple(variables), reduction, axis, tuple(tuple(order) for order in wrt))
+        inputs = [_view(arena, *place) for place in message["inputs"]]
+        outputs = [_view(arena, *place) for place in message["outputs"]]
+        timing = run(spec, inputs, device=device, out=outputs).timing
+        return {"timing": vars(timing)}
+    except FarfieldError as error:
+        return {"error": {"code": error.code, "message": error.message, **error.details()}}
+    except Exception as error:
+        log.exception("a request failed")
+        return {"error": {"code": "internal_error", "message": f"{type(error).__name__}: {error}"}}
+
+
+def _view(arena: memoryview, dtype: str, shape: list[int], offset: int) -> Array:
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.ndarray(tuple(shape), dtype, buffer=arena, offset=offset)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
