@@ -1,11 +1,11 @@
 """Farfield's client: kernel map-reductions with exact gradients, computed where the GPU is.
 
-    import farfield
-    from farfield.torch import Genred          # or farfield.numpy
+import farfield
+from farfield.torch import Genred          # or farfield.numpy
 
-    farfield.connect("http://gpu-server:8642")  # without it: the embedded engine, in this process
-    gaussian = Genred("Exp(-g*SqDist(x,y))*b", ["x = Vi(3)", "y = Vj(3)", "b = Vj(1)", "g = Pm(1)"], axis=1)
-    c = gaussian(x, y, b, g)                    # (M, 1); differentiable
+farfield.connect("http://gpu-server:8642")  # without it: the embedded engine, in this process
+gaussian = Genred("Exp(-g*SqDist(x,y))*b", ["x = Vi(3)", "y = Vj(3)", "b = Vj(1)", "g = Pm(1)"], axis=1)
+c = gaussian(x, y, b, g)                    # (M, 1); differentiable
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """What a caller can catch, as one tree.
 
-    FarfieldError
-    ├── FormulaError            the text of a formula, variable or reduction (a ValueError)
-    │   └── NotYetAvailable         a name that this version does not compute
-    ├── ArgumentError           the arrays of a call (a ValueError)
-    │   ├── DtypeError              an element type (also a TypeError)
-    │   └── ShapeError              a shape
-    ├── LimitError              more than the server or this installation computes at once
-    ├── BuildError              no compiler, or it failed
-    │   └── DeviceError             the device is not there, or failed
-    └── ServerError             the server, or the way to it
-        ├── ConnectError            nothing answers at that address (also a ConnectionError)
-        ├── DeadlineError           no answer within timeout_s (also a TimeoutError)
-        ├── UnauthorizedError       no token, or one the server does not know
-        ├── BusyError               the server is full or stopping: try again after `retry_after_s`
-        └── ProtocolError           an answer that cannot be read
+FarfieldError
+├── FormulaError            the text of a formula, variable or reduction (a ValueError)
+│   └── NotYetAvailable         a name that this version does not compute
+├── ArgumentError           the arrays of a call (a ValueError)
+│   ├── DtypeError              an element type (also a TypeError)
+│   └── ShapeError              a shape
+├── LimitError              more than the server or this installation computes at once
+├── BuildError              no compiler, or it failed
+│   └── DeviceError             the device is not there, or failed
+└── ServerError             the server, or the way to it
+    ├── ConnectError            nothing answers at that address (also a ConnectionError)
+    ├── DeadlineError           no answer within timeout_s (also a TimeoutError)
+    ├── UnauthorizedError       no token, or one the server does not know
+    ├── BusyError               the server is full or stopping: try again after `retry_after_s`
+    └── ProtocolError           an answer that cannot be read
 """
 
 from __future__ import annotations

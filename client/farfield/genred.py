@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from farfield_kernels.operation import DTYPES, Spec, check_arguments, read
+from farfield_kernels.operation import DTYPES, Reduce, Spec, check_arguments, read
 
 from .errors import ArgumentError, DtypeError
 from .session import Session, default_session
@@ -45,7 +45,9 @@ class Routine:
         if dtype is not None and dtype not in DTYPES:
             raise DtypeError(f"dtype is '{dtype}', the types are {', '.join(DTYPES)}", field="dtype")
         self.spec = Spec(formula, tuple(aliases), reduction_op, axis)
-        self.operation = read(self.spec)
+        operation = read(self.spec)
+        assert isinstance(operation, Reduce)
+        self.operation = operation
         self.dtype = dtype
         self._session = session
 
@@ -76,5 +78,3 @@ class Routine:
     def __repr__(self) -> str:
         spec = self.spec
         return f"Genred({spec.formula!r}, {list(spec.variables)}, {spec.reduction!r}, axis={spec.axis})"
-
-

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgpack
@@ -57,7 +57,7 @@ class Local:
 
     def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
         """See `Transport.call`."""
-        from farfield_kernels.engine import run  # noqa: PLC0415  (HTTP users never load the engine)
+        from farfield_kernels.engine import run
 
         outcome = run(spec, arrays, device=self.device)
         timing = {name.removesuffix("_ms"): value for name, value in vars(outcome.timing).items()}
@@ -142,7 +142,7 @@ class Http:
                 connection.close()
                 reason = error.strerror or str(error)
                 raise ConnectError(
-                    f"no Farfield server answers at {self.url} ({reason}): is it running, and is the address right?"
+                    f"no Farfield server answers at {self.url} ({reason}): is it running?"
                 ) from None
             except BaseException:
                 connection.close()
@@ -172,7 +172,7 @@ class Http:
         size = response.length
         if size is None or response.headers.get_content_type() != wire.FRAME:
             raise ProtocolError(f"{self.url} answered with {response.headers.get_content_type()}")
-        body = memoryview(np.empty(size, np.uint8))
+        body = np.empty(size, np.uint8).data
         filled = 0
         while filled < size:
             count = response.readinto(body[filled:])
@@ -183,7 +183,9 @@ class Http:
         self._give(connection, response)
         return body, _timing(response.headers.get("Server-Timing", ""))
 
-    def _refused(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> FarfieldError:
+    def _refused(
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> FarfieldError:
         content = response.read(MAX_PROBLEM_BYTES)
         kind = response.headers.get_content_type()
         if response.isclosed():

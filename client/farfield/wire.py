@@ -35,7 +35,7 @@ def encode_call(words: dict[str, Any], arrays: Sequence[Array]) -> list[memoryvi
         if padding:
             pieces.append(memoryview(bytes(padding)))
         if array.nbytes:
-            pieces.append(memoryview(array.reshape(-1).view(np.uint8)))
+            pieces.append(array.reshape(-1).view(np.uint8).data)
         end += padding + array.nbytes
     return pieces
 

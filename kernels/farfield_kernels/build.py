@@ -73,11 +73,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def cache_dir() -> Path:
     """Where binaries are kept: `FARFIELD_CACHE_DIR`, else `~/.cache/farfield`; created with mode 0700."""
-    base = os.environ.get("FARFIELD_CACHE_DIR")
-    if base:
-        folder = Path(base)
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "farfield"
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("FARFIELD_CACHE_DIR") or Path(caches) / "farfield")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise BuildError(f"the kernel cache {folder} belongs to another user; set FARFIELD_CACHE_DIR")
@@ -158,7 +155,7 @@ def _compile(source: str, binary: Path, compiler: str) -> None:
     try:
         command = [compiler, *CPP_FLAGS, "-x", "c++", "-", "-o", unfinished]
         try:
-            done = subprocess.run(  # noqa: S603  (our own text, on standard input)
+            done = subprocess.run(
                 command, input=source.encode(), capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
@@ -201,7 +198,7 @@ def import_cupy() -> Any:
         DeviceError: it is not installed, with the extra that brings it.
     """
     try:
-        import cupy  # noqa: PLC0415  (only GPU workers pay for it)
+        import cupy
     except ImportError as error:
         raise DeviceError(
             f"the cuda device needs CuPy ({error}): pip install 'farfield[cuda13]' or 'farfield[cuda12]'"

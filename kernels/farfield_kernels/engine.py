@@ -93,11 +93,9 @@ def plan_call(spec: Spec, dtype: str, device: Device) -> Plan:
     for row_axis in ("i", "j"):
         members = [n for n, axis in _row_axes(terms).items() if axis == row_axis and n not in constant_zero]
         if members:
-            program = lower([terms[n] for n in members], row_axis)  # type: ignore[arg-type]
+            program = lower([terms[n] for n in members], row_axis)
             schedule = plan(program, device, dtype)
-            results = [
-                first_result[n] + k for n in members for k in range(len(terms[n].reduction.results))
-            ]
+            results = [first_result[n] + k for n in members for k in range(len(terms[n].reduction.results))]
             stages.append(Stage(program, schedule, emit(program, schedule), tuple(results)))
     return Plan(operation, tuple(stages), tuple(first_result[n] for n in sorted(constant_zero)))
 
@@ -177,7 +175,12 @@ def _lengths(program: Program, sizes: Sizes) -> tuple[int, int]:
 
 
 def _run_cpu(
-    call: Plan, kernels: Sequence[Any], inputs: list[Array], results: list[Array], sizes: Sizes, timing: Timing
+    call: Plan,
+    kernels: Sequence[Any],
+    inputs: list[Array],
+    results: list[Array],
+    sizes: Sizes,
+    timing: Timing,
 ) -> None:
     started = time.perf_counter()
     for stage, kernel in zip(call.stages, kernels, strict=True):
@@ -194,7 +197,12 @@ def _run_cpu(
 
 
 def _run_cuda(
-    call: Plan, kernels: Sequence[Any], inputs: list[Array], results: list[Array], sizes: Sizes, timing: Timing
+    call: Plan,
+    kernels: Sequence[Any],
+    inputs: list[Array],
+    results: list[Array],
+    sizes: Sizes,
+    timing: Timing,
 ) -> None:
     cupy = import_cupy()
     stream = cupy.cuda.get_current_stream()

@@ -79,7 +79,7 @@ class FormulaError(FarfieldError, ValueError):
         return f"{self.message}\n    {before}{shown}{after}\n    {caret}"
 
 
-class NotYetAvailable(FormulaError):  # noqa: N818  (reads as a claim)
+class NotYetAvailable(FormulaError):
     """A name that belongs to the language and that this version does not compute yet."""
 
     code = "not_yet_available"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .differentiate import Term, expand
 from .engine import plan_call
 from .expr import Const, Expr, Index, Var, topological
-from .lower import Program
+from .lower import Level, Program
 from .operation import Spec, read
 from .parse import parse_variables
 from .rewrite import rewrite
@@ -75,7 +75,7 @@ def _node(node: Expr, numbers: dict[int, int], names: dict[int, str]) -> str:
 
 
 def _levels(program: Program) -> list[str]:
-    often = {
+    often: dict[Level, str] = {
         "constant": "never (constants)",
         "p": "once per call",
         "row": f"once per {program.row_axis}",
@@ -84,7 +84,7 @@ def _levels(program: Program) -> list[str]:
     }
     lines = []
     for level, words in often.items():
-        values = [program.values[number] for number in program.at(level)]  # type: ignore[arg-type]
+        values = [program.values[number] for number in program.at(level)]
         computed = [value.code for value in values if not value.is_load and value.args]
         if values and level != "constant":
             exps = sum(code.startswith("exp(") for code in computed)

@@ -89,13 +89,13 @@ def lower(terms: Sequence[Term], row_axis: Axis) -> Program:
     reduction = terms[0].reduction
     components: list[int] = []
     outputs = []
-    for term, values in zip(terms, scalars, strict=True):
+    for term, term_values in zip(terms, scalars, strict=True):
         assert term.reduction is reduction
         outputs += [
-            Output(len(components), len(values), place, result.is_index, is_sum=term.keep == "p")
+            Output(len(components), len(term_values), place, result.is_index, is_sum=term.keep == "p")
             for place, result in enumerate(reduction.results)
         ]
-        components += values
+        components += term_values
     values, numbers = builder.compact(components)
     return Program(
         values=values,
@@ -147,7 +147,8 @@ class _Builder:
         present = set(levels)
         if "pair" in present or {"row", "col"} <= present:
             return "pair"
-        return next((level for level in ("row", "col", "p") if level in present), "constant")  # type: ignore[return-value]
+        singles: tuple[Level, ...] = ("row", "col", "p")
+        return next((level for level in singles if level in present), "constant")
 
     def add(self, value: Value) -> int:
         number = self.numbers.get(value)
@@ -156,7 +157,9 @@ class _Builder:
             self.values.append(value)
             if number >= MAX_VALUES:
                 raise LimitError(
-                    f"the formula takes more than {MAX_VALUES} scalar operations", field="formula", limit=MAX_VALUES
+                    f"the formula takes more than {MAX_VALUES} scalar operations",
+                    field="formula",
+                    limit=MAX_VALUES,
                 )
         return number
 
@@ -174,9 +177,7 @@ class _Builder:
         for old in sorted(needed):
             value = self.values[old]
             args = tuple(numbers[arg] for arg in value.args)
-            values.append(
-                Value(value.level, value.code, args, value.position, value.component, value.half)
-            )
+            values.append(Value(value.level, value.code, args, value.position, value.component, value.half))
         read = {value.position for value in values if value.position is not None}
         self.widths = {position: dim for position, dim in self.widths.items() if position in read}
         return tuple(values), numbers

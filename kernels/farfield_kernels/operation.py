@@ -174,9 +174,7 @@ class Sizes:
     N: int
 
 
-def check_arguments(
-    operation: Operation, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]
-) -> Sizes:
+def check_arguments(operation: Operation, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Sizes:
     """Check the arrays of a call against its variables, all of them, before anything is computed.
 
     Args:
@@ -223,7 +221,9 @@ def _check_float(dtype: str, label: str, field: str) -> None:
     if dtype in DTYPES:
         return
     if dtype in ("float16", "bfloat16"):
-        raise NotYetAvailable(f"{label} is {dtype}, which is known but not yet available; use float32", field=field)
+        raise NotYetAvailable(
+            f"{label} is {dtype}, which is known but not yet available; use float32", field=field
+        )
     if dtype.startswith(("int", "uint", "bool")):
         raise DtypeError(f"{label} is {dtype}: write .float() or .astype('float32') to cast it", field=field)
     raise DtypeError(f"{label} is {dtype}; the types are {', '.join(DTYPES)}", field=field)

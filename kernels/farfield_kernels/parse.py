@@ -68,9 +68,7 @@ def parse_variables(texts: tuple[str, ...]) -> tuple[Variable, ...]:
     variables.sort(key=lambda found: found.position)
     positions = [found.position for found in variables]
     if positions != list(range(len(variables))):
-        raise FormulaError(
-            f"positions {positions} must be 0..{len(variables) - 1}, each once", field="variables"
-        )
+        raise FormulaError(f"positions {positions} must be 0..{len(variables) - 1}, each once", field="variables")
     return tuple(variables)
 
 

@@ -36,7 +36,8 @@ def reference(operation: Operation, arrays: Sequence[Array]) -> list[Array]:
         for term in expand(operation):
             results += _reduce(term, bound, sizes.M, sizes.N)
     return [
-        result.reshape(slot.shape(sizes.M, sizes.N)) for slot, result in zip(operation.results, results, strict=True)
+        result.reshape(slot.shape(sizes.M, sizes.N))
+        for slot, result in zip(operation.results, results, strict=True)
     ]
 
 
@@ -84,5 +85,3 @@ def _evaluate(root: Expr, arrays: list[Array], row_axis: Axis, rows: range, cols
             value = np.asarray(value, dtype=np.float64)
         values[id(node)] = value
     return values[id(root)]
-
-

@@ -1,4 +1,4 @@
-"""Headers and words -> an admitted job, or a refusal before work is done: identity, limits, room for the result."""
+"""Headers and words -> an admitted job, or a refusal before work is done: identity, limits, room for results."""
 
 from __future__ import annotations
 
@@ -88,12 +88,11 @@ def check_sizes(settings: Settings, operation: Operation, call: Call) -> Sizes:
     Raises:
         ArgumentError, DtypeError, ShapeError, LimitError.
     """
-    sizes = check_arguments(
-        operation, [t.dtype for t in call.arguments], [tuple(t.shape) for t in call.arguments]
-    )
-    if sizes.M * sizes.N > settings.max_pairs:
+    sizes = check_arguments(operation, [t.dtype for t in call.arguments], [tuple(t.shape) for t in call.arguments])
+    if settings.max_pairs < sizes.M * sizes.N:
         raise LimitError(
-            f"{sizes.M} x {sizes.N} pairs are above this server's {settings.max_pairs}", limit=settings.max_pairs
+            f"{sizes.M} x {sizes.N} pairs are above this server's {settings.max_pairs}",
+            limit=settings.max_pairs,
         )
     total = sum(result_bytes(operation, sizes))
     if total > settings.max_result_bytes:

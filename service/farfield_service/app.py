@@ -143,5 +143,3 @@ class _Guard:
 def _header(scope: Scope, name: bytes) -> str | None:
     found = [value for key, value in scope["headers"] if key == name]
     return found[0].decode("latin-1") if found else None
-
-

@@ -67,14 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("variables", nargs="*", metavar="VAR", help="declarations such as 'x = Vi(3)'")
     explain.add_argument("--reduction", default="Sum", help="default: Sum")
     explain.add_argument("--axis", type=int, default=1, help="axis summed away; 1 (default) reduces over j")
-    explain.add_argument("--wrt", type=int, nargs="+", help="explain the gradients with respect to these arguments")
+    explain.add_argument(
+        "--wrt", type=int, nargs="+", help="explain the gradients with respect to these arguments"
+    )
     explain.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     explain.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     explain.add_argument("--no-source", action="store_true", help="leave the emitted source out")
     explain.set_defaults(run=_explain)
 
     doctor = commands.add_parser(
-        "doctor", help="say what was found and what to do about what is missing", description="Check this machine."
+        "doctor",
+        help="say what was found and what to do about what is missing",
+        description="Check this machine.",
     )
     doctor.set_defaults(run=_doctor)
     return parser
@@ -82,21 +86,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     try:
-        from .settings import Settings  # noqa: PLC0415  (explain and doctor work without the server extra)
+        from .settings import Settings
     except ImportError:
         return
     for name, field in Settings.model_fields.items():
         if name != "tokens":
             parser.add_argument(
-                f"--{name.replace('_', '-')}", help=f"{field.description} (default: {field.default})".replace("%", "%%")
+                f"--{name.replace('_', '-')}",
+                help=f"{field.description} (default: {field.default})".replace("%", "%%"),
             )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
     try:
-        from pydantic import ValidationError  # noqa: PLC0415
+        from pydantic import ValidationError
 
-        from .settings import Settings  # noqa: PLC0415
+        from .settings import Settings
     except ImportError as error:
         raise CommandError(f"the server is not installed ({error}): pip install 'farfield[server]'") from None
     given = {name: getattr(options, name, None) for name in Settings.model_fields}
@@ -111,7 +116,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    from .serve import StartError, serve  # noqa: PLC0415
+    from .serve import StartError, serve
 
     try:
         return serve(settings)
@@ -120,14 +125,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo import run_demo  # noqa: PLC0415
+    from .demo import run_demo
 
     return run_demo(options.script)
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from farfield_kernels.explain import explain  # noqa: PLC0415
-    from farfield_kernels.operation import Spec  # noqa: PLC0415
+    from farfield_kernels.explain import explain
+    from farfield_kernels.operation import Spec
 
     spec = Spec(options.formula, tuple(options.variables), options.reduction, options.axis)
     if options.wrt is not None:
@@ -141,7 +146,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from .doctor import examine  # noqa: PLC0415
+    from .doctor import examine
 
     findings = examine()
     for finding in findings:

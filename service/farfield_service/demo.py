@@ -23,7 +23,7 @@ def run_demo(script: str | None) -> int:
     if not path.is_file():
         raise CommandError(f"there is no script {path}")
     command = [sys.executable, "-m", "farfield_service.cli", "serve", "--port", "0", "--log-level", "warning"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         line = server.stdout.readline()
@@ -32,7 +32,7 @@ def run_demo(script: str | None) -> int:
         print(line.strip(), flush=True)
         environment = os.environ | {"FARFIELD_URL": line.split()[-1]}
         environment.pop("FARFIELD_TOKEN", None)
-        return subprocess.run([sys.executable, str(path)], env=environment, check=False).returncode  # noqa: S603
+        return subprocess.run([sys.executable, str(path)], env=environment, check=False).returncode
     finally:
         server.terminate()
         try:

@@ -63,7 +63,7 @@ def _compiler() -> Finding:
     if path is None:
         advice = "Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install"
         return Finding("C++ compiler", "not found: the embedded engine cannot run", False, True, advice)
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     return Finding("C++ compiler", f"{path} ({version.stdout.splitlines()[0] if version.stdout else '?'})")
 
 
@@ -96,7 +96,9 @@ def _nvrtc() -> Finding:
         cupy = import_cupy()
         major, minor = cupy.cuda.nvrtc.getVersion()
     except Exception as error:  # a library that is not there surfaces as several classes
-        return Finding("NVRTC", f"not usable ({type(error).__name__})", False, advice="it comes with farfield[cuda13]")
+        return Finding(
+            "NVRTC", f"not usable ({type(error).__name__})", False, advice="it comes with farfield[cuda13]"
+        )
     return Finding("NVRTC", f"{major}.{minor}")
 
 
@@ -108,7 +110,9 @@ def _gpu() -> Finding:
         driver = cupy.cuda.runtime.driverGetVersion()
         return Finding("GPU", f"{', '.join(names)}; driver for CUDA {driver // 1000}.{driver % 1000 // 10}")
     if ctypes.util.find_library("cuda") is None and shutil.which("nvidia-smi") is None:
-        return Finding("GPU", "no NVIDIA driver", False, advice="none is needed here if a server with a GPU is used")
+        return Finding(
+            "GPU", "no NVIDIA driver", False, advice="none is needed here if a server with a GPU is used"
+        )
     return Finding("GPU", "a driver but no device that CuPy sees", False, advice="compare with nvidia-smi")
 
 

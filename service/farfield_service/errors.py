@@ -1,18 +1,18 @@
 """What the server answers when it does not compute: one class per cause, one table of statuses.
 
-    FarfieldError (of the compiler)
-    └── ServiceError
-        ├── BadRequest            the body or a header cannot be read
-        ├── Unauthorized          no token, or one that is not known
-        ├── NotFound              no such route
-        ├── MethodNotAllowed      the route has other methods
-        ├── LengthRequired        a body without Content-Length
-        ├── UnsupportedMediaType  neither of the two body formats
-        ├── ServerBusy            queue or arena are full; try again
-        ├── Draining              the server is stopping; try again
-        ├── WorkerDied            the worker died twice under this request
-        ├── JobTimeout            it ran longer than the server allows
-        └── InternalError         a defect of the server
+FarfieldError (of the compiler)
+└── ServiceError
+    ├── BadRequest            the body or a header cannot be read
+    ├── Unauthorized          no token, or one that is not known
+    ├── NotFound              no such route
+    ├── MethodNotAllowed      the route has other methods
+    ├── LengthRequired        a body without Content-Length
+    ├── UnsupportedMediaType  neither of the two body formats
+    ├── ServerBusy            queue or arena are full; try again
+    ├── Draining              the server is stopping; try again
+    ├── WorkerDied            the worker died twice under this request
+    ├── JobTimeout            it ran longer than the server allows
+    └── InternalError         a defect of the server
 """
 
 from __future__ import annotations

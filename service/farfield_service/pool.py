@@ -32,7 +32,7 @@ RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row th
 log = logging.getLogger("farfield.pool")
 
 
-class Gone(Exception):  # noqa: N818
+class Gone(Exception):
     """The worker's end of the socket was closed."""
 
 

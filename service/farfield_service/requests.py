@@ -26,7 +26,8 @@ class Words(BaseModel):
     reduction: str = Field("Sum", description="see /v1/operators")
     axis: int = Field(1, description="the axis summed away: 1 reduces over j, 0 over i")
     wrt: Annotated[list[_Numbers], Meta(max_length=MAX_ORDER)] = Field(
-        default_factory=list, description="per order of derivative, the arguments whose gradients are asked for"
+        default_factory=list,
+        description="per order of derivative, the arguments whose gradients are asked for",
     )
 
     def spec(self) -> Spec:

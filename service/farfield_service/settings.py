@@ -23,10 +23,13 @@ class Settings(BaseSettings):
         "auto", description="where kernels run; auto takes the GPU if CuPy sees one"
     )
     tokens: SecretStr | None = Field(
-        None, description="access tokens, comma separated; without any, only loopback and Unix sockets are served"
+        None,
+        description="access tokens, comma separated; without any, only loopback and Unix sockets are served",
     )
     arena_bytes: int = Field(
-        1024 * MiB, ge=4 * MiB, description="shared memory for all bodies and results in flight, taken at start"
+        1024 * MiB,
+        ge=4 * MiB,
+        description="shared memory for all bodies and results in flight, taken at start",
     )
     max_body_bytes: int = Field(256 * MiB, ge=1, description="largest request body")
     max_result_bytes: int = Field(256 * MiB, ge=1, description="largest sum of the results of one request")

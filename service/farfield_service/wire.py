@@ -17,7 +17,7 @@ from msgspec import Meta
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import DTYPES, INDEX_DTYPE
 
-from .errors import BadRequest, FarfieldError
+from .errors import BadRequest
 from .requests import Words
 
 FRAME = "application/x-farfield"
@@ -64,12 +64,10 @@ _WORDS = [
 
 def _decoder(name: str, tensor: type[TensorHeader]) -> msgspec.msgpack.Decoder[Any]:
     tensors = Annotated[list[tensor], Meta(max_length=MAX_TENSORS)]  # type: ignore[valid-type]
-    fields = [*_WORDS, ("arguments", tensors, msgspec.field(default_factory=list))]
+    fields: list[Any] = [*_WORDS, ("arguments", tensors, msgspec.field(default_factory=list))]
     required = [field for field in fields if len(field) == 2]
     optional = [field for field in fields if len(field) == 3]
-    return msgspec.msgpack.Decoder(
-        msgspec.defstruct(name, [*required, *optional], forbid_unknown_fields=True)  # type: ignore[list-item]
-    )
+    return msgspec.msgpack.Decoder(msgspec.defstruct(name, [*required, *optional], forbid_unknown_fields=True))
 
 
 _frame_header = _decoder("FrameHeader", TensorHeader)
@@ -183,7 +181,6 @@ __all__ = [
     "FRAME",
     "MSGPACK",
     "Call",
-    "FarfieldError",
     "decode_frame",
     "decode_msgpack",
     "encode_map",

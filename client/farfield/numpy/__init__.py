@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from farfield_kernels.operation import read
+from farfield_kernels.operation import Spec, Vjp, read
 
 from ..errors import ArgumentError
 from ..genred import Routine
@@ -56,25 +56,27 @@ class Genred(Routine):
         chosen = tuple(range(len(args))) if wrt is None else tuple(wrt)
         spec = self.spec.vjp(chosen)
         arrays = self._ready(args)
-        of = read(spec).of  # type: ignore[union-attr]
+        operation = read(spec)
+        assert isinstance(operation, Vjp)
         saved: list[Array] = []
-        if of.saved:
+        if operation.of.saved:
             forward = self.call(_forward(spec), arrays)
-            saved = [forward[place] for place in of.saved]
+            saved = [forward[place] for place in operation.of.saved]
         return tuple(self.call(spec, [*arrays, *saved, *_contiguous([cotangent])]))
 
     def _ready(self, args: Sequence[Array]) -> list[Array]:
         for place, array in enumerate(args):
             if not isinstance(array, np.ndarray):
                 raise ArgumentError(
-                    f"argument {place} is a {type(array).__name__}, a NumPy array is needed", field=f"arguments[{place}]"
+                    f"argument {place} is a {type(array).__name__}, a NumPy array is needed",
+                    field=f"arguments[{place}]",
                 )
         self.check([array.dtype.name for array in args], [array.shape for array in args])
         return _contiguous(args)
 
 
-def _forward(spec: Any) -> Any:
-    return type(spec)(spec.formula, spec.variables, spec.reduction, spec.axis)
+def _forward(spec: Spec) -> Spec:
+    return Spec(spec.formula, spec.variables, spec.reduction, spec.axis)
 
 
 def _contiguous(arrays: Sequence[Array]) -> list[Array]:

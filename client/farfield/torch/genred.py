@@ -40,16 +40,16 @@ class Genred(Routine):
         """
         self._check(args)
         spec = self.spec
-        saving = self.operation.reduction.saving  # type: ignore[union-attr]
+        saving = self.operation.reduction.saving
         if saving and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args):
             # The gradient will want the place of the extremum: take both now, show the value.
-            value, _ = _Call.apply(self, Spec(spec.formula, spec.variables, saving, spec.axis), *args)
+            value, _ = _apply(self, Spec(spec.formula, spec.variables, saving, spec.axis), *args)
             return value
-        results = _Call.apply(self, spec, *args)
+        results = _apply(self, spec, *args)
         return results[0] if len(results) == 1 else results
 
     def _check(self, args: Sequence[torch.Tensor]) -> None:
-        devices = {}
+        devices: dict[torch.device, int] = {}
         for place, tensor in enumerate(args):
             if not isinstance(tensor, torch.Tensor):
                 raise ArgumentError(
@@ -61,6 +61,11 @@ class Genred(Routine):
             named = ", ".join(f"argument {place} on {device}" for device, place in devices.items())
             raise ArgumentError(f"all tensors must be on one device, got {named}", field="arguments")
         self.check([str(tensor.dtype).removeprefix("torch.") for tensor in args], [tuple(t.shape) for t in args])
+
+
+def _apply(routine: Routine, spec: Spec, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    results: tuple[torch.Tensor, ...] = _Call.apply(routine, spec, *tensors)  # type: ignore[no-untyped-call]
+    return results
 
 
 class _Call(torch.autograd.Function):
@@ -89,7 +94,7 @@ class _Call(torch.autograd.Function):
             cotangent for cotangent, slot in zip(cotangents, operation.results, strict=True) if not slot.is_index
         ]
         spec = ctx.spec.vjp(wrt)
-        gradients = _Call.apply(ctx.routine, spec, *ctx.saved_tensors, *needed)
+        gradients = _apply(ctx.routine, spec, *ctx.saved_tensors, *needed)
         by_place = dict(zip(wrt, gradients, strict=True))
         return (None, None, *(by_place.get(place) for place in range(len(slots))))
 

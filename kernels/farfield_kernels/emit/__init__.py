@@ -9,7 +9,7 @@ from . import cpp, cuda
 
 def emit(program: Program, schedule: Schedule) -> str:
     """The source of one kernel: C++ for `cpu`, CUDA C++ for `cuda`."""
-    return (cuda if schedule.device == "cuda" else cpp).emit(program, schedule)
+    return cuda.emit(program, schedule) if schedule.device == "cuda" else cpp.emit(program, schedule)
 
 
 __all__ = ["emit"]

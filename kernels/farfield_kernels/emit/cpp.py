@@ -9,7 +9,7 @@ text is the same for every instruction set: the width of `V` comes from the comp
 
 from __future__ import annotations
 
-from ..lower import Output, Program
+from ..lower import Level, Output, Program
 from ..schedule import Schedule
 from .prelude_cpp import prelude
 from .statements import (
@@ -138,10 +138,10 @@ class _Emitter:
         self.row_slots = self.slots("row")
         self.col_slots = self.slots("col")
 
-    def slots(self, level: str) -> dict[int, int]:
+    def slots(self, level: Level) -> dict[int, int]:
         """Value -> place in the row block or column tile: all that is loaded, and what the pair level reads."""
-        kept = set(self.program.kept(level))  # type: ignore[arg-type]
-        numbers = [n for n in self.program.at(level) if self.values[n].is_load or n in kept]  # type: ignore[arg-type]
+        kept = set(self.program.kept(level))
+        numbers = [n for n in self.program.at(level) if self.values[n].is_load or n in kept]
         return {number: place for place, number in enumerate(numbers)}
 
     # -- pointers and parameters
@@ -173,7 +173,9 @@ class _Emitter:
 
     # -- row block and column tile
 
-    def _copy(self, slots: dict[int, int], memory: str, pitch: str, index: str, widths: dict[int, int]) -> list[str]:
+    def _copy(
+        self, slots: dict[int, int], memory: str, pitch: str, index: str, widths: dict[int, int]
+    ) -> list[str]:
         lines = []
         for number, place in slots.items():
             value = self.values[number]
@@ -186,11 +188,11 @@ class _Emitter:
                 lines.append(f"((T *){memory})[{place} * {pitch} + l] = {source};")
         return lines
 
-    def _compute(self, level: str, slots: dict[int, int], memory: str, pitch: str) -> list[str]:
-        computed = statements(self.program, level)  # type: ignore[arg-type]
+    def _compute(self, level: Level, slots: dict[int, int], memory: str, pitch: str) -> list[str]:
+        computed = statements(self.program, level)
         if not computed:
             return []
-        read = {arg for n in self.program.at(level) for arg in self.values[n].args}  # type: ignore[arg-type]
+        read = {arg for n in self.program.at(level) for arg in self.values[n].args}
         loads = [
             f"const V v{number} = *at({memory}, {place} * {pitch} + l);"
             for number, place in slots.items()
@@ -353,9 +355,7 @@ class _Emitter:
             finish = self.program.reduction.results[output.result].finish
             for place in range(output.count):
                 o = output.first + place
-                names = {
-                    field.name: f"wide[{o * len(self.fields) + f}][l]" for f, field in enumerate(self.fields)
-                }
+                names = {field.name: f"wide[{o * len(self.fields) + f}][l]" for f, field in enumerate(self.fields)}
                 value = fill(finish, names)
                 lines.append(f"o{k}[row * {output.count} + {place}] = ({self.out_type(output)})({value});")
         return indent(lines, by)

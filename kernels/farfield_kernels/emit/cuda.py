@@ -28,6 +28,7 @@ typedef int I;
 #define COL_SLOTS {col_slots}
 #define FIELDS {fields}
 
+static __device__ __forceinline__ i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 static __device__ __forceinline__ T finite_or_zero(T x) {{ return x - x == K(0) ? x : K(0); }}
 {finite_wide}
 extern "C" __global__ void __launch_bounds__({threads})
@@ -35,13 +36,13 @@ farfield_reduce(i64 rows, i64 cols, i64 splits{arguments}, f64 *partial) {{
   __shared__ __align__(16) T tile[TILE][COL_SLOTS];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 split = blockIdx.y;
-  const i64 col_begin = split * span, col_end = col_begin + span < cols ? col_begin + span : cols;
+  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
   const i64 row0 = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
 {parameters}
 {load_rows}
 {identity}
   for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {{
-    const int m = (int)(col_end - col0 < TILE ? col_end - col0 : TILE);
+    const int m = (int)smaller(col_end - col0, TILE);
     __syncthreads();
     for (int q = threadIdx.x; q < m; q += blockDim.x) {{
       const i64 col = col0 + q;
@@ -145,9 +146,7 @@ class _Emitter:
     def load_rows(self) -> str:
         lines = []
         for r in self.row_range:
-            lines.append(
-                f"const i64 row{r} = row0 + {r} * (i64)blockDim.x < rows ? row0 + {r} * (i64)blockDim.x : rows - 1;"
-            )
+            lines.append(f"const i64 row{r} = smaller(row0 + {r} * (i64)blockDim.x, rows - 1);")
             lines += [
                 self._load(number, f"v{number}_{r}", f"row{r}")
                 for number in self.program.at("row")

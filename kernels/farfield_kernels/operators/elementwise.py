@@ -175,7 +175,7 @@ declare(
         integers=("n",),
         reference=lambda a, n: np.power(np.asarray(a, float), float(n)),
         domain=NONZERO,
-        cases=tuple(Case((3,), (n,)) for n in (-3, -1, 0, 1, 2, 5)) + (Case((1,), (70,)),),
+        cases=(*(Case((3,), (n,)) for n in (-3, -1, 0, 1, 2, 5)), Case((1,), (70,))),
         dim=_power_dim,
         lower=_lower_power,
         vjp=_power_vjp,

@@ -191,7 +191,7 @@ def _contract_reference(a: Array, b: Array, *params: Any) -> Array:
     text = ["".join(letters[label] for label in side) for side in (labels_a, labels_b, labels)]
     split_a = a.reshape(*a.shape[:-1], *(sizes[label] for label in labels_a))
     split_b = b.reshape(*b.shape[:-1], *(sizes[label] for label in labels_b))
-    result = np.einsum(f"...{text[0]},...{text[1]}->...{text[2]}", split_a, split_b)
+    result: Array = np.einsum(f"...{text[0]},...{text[1]}->...{text[2]}", split_a, split_b)
     return result.reshape(*result.shape[: result.ndim - len(labels)], _extent(labels, sizes))
 
 

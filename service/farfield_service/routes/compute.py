@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-
-
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
@@ -21,14 +19,23 @@ from ..errors import BadRequest, Draining, InternalError
 from ..queue import Job
 from ..requests import Words, read_words
 from ..state import State
-from ..wire import FRAME, MSGPACK, PREFIX, Call, decode_frame, decode_msgpack, encode_results, frame_header_end
+from ..wire import (
+    FRAME,
+    MSGPACK,
+    PREFIX,
+    Call,
+    decode_frame,
+    decode_msgpack,
+    encode_results,
+    frame_header_end,
+)
 
 router = APIRouter(prefix="/v1", tags=["compute"])
 
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "The words below and `arguments`, a list of tensors; both formats are in service/README.md.",
+        "description": "The words below and `arguments`, a list of tensors; see service/README.md.",
         "content": {kind: {"schema": Words.model_json_schema()} for kind in (MSGPACK, FRAME)},
     }
 }
@@ -83,7 +90,7 @@ async def _answer(request: Request, *, is_vjp: bool) -> Response:
         answer = encode_results(kind, room.arrays())
     finally:
         # A worker may still use the slots if this coroutine was cancelled: then the pool releases them.
-        if job is None or job.done.done() and not job.done.cancelled():
+        if job is None or (job.done.done() and not job.done.cancelled()):
             for lease in leases:
                 lease.release()
     header = ", ".join(f"{name};dur={value:.3f}" for name, value in timing.items())
@@ -135,6 +142,9 @@ def _rebuilt(error: dict[str, Any]) -> FarfieldError:
     kind = error_classes().get(error["code"], InternalError)
     if issubclass(kind, FormulaError):
         return kind(
-            error["message"], text=error.get("text") or "", position=error.get("position"), field=error.get("field")
+            error["message"],
+            text=error.get("text") or "",
+            position=error.get("position"),
+            field=error.get("field"),
         )
     return kind(error["message"], field=error.get("field"), limit=error.get("limit"))

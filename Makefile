@@ -1,0 +1,55 @@
+# make demo   the sum reduction against a server, on a fresh machine with Python 3.11+, g++ and make
+# make test   the whole test suite
+# make check  style, types, import boundaries, deployment files
+# make bench  figures, written to benchmarks/results/
+# make clean  forget the virtual environment
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INPUTS = pyproject.toml constraints.txt
+PYTEST_ARGS ?=
+
+.PHONY: demo test check bench bench-peers clean
+
+demo: $(VENV)/.demo
+	$(BIN)/farfield demo examples/sum_reduction.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_deployment.sh
+	$(BIN)/python -m pytest tests/docs
+
+bench: $(VENV)/.dev bench-peers
+	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/service.py
+
+bench-peers: $(VENV)-peers/.peers
+
+clean:
+	rm -rf $(VENV) $(VENV)-peers
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(INPUTS) | $(BIN)/python
+	@echo "installing into $(VENV); the first time takes a few minutes"
+	$(PIP) --editable ".[torch,server,demo]"
+	@touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(BIN)/python
+	@echo "installing into $(VENV); the first time takes a few minutes"
+	$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV)-peers/.peers: benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	@touch $@
