@@ -58,6 +58,8 @@ def decode_results(body: memoryview) -> list[Array]:
             array = np.ndarray(tuple(result["shape"]), result["dtype"], buffer=body, offset=start)
             end = start + array.nbytes
             arrays.append(array)
-    except (ValueError, KeyError, TypeError, struct.error, msgpack.UnpackException) as error:
+        if end != len(body):
+            raise ValueError(f"its header describes {end} bytes")
+    except (ValueError, KeyError, TypeError, OverflowError, struct.error, msgpack.UnpackException) as error:
         raise ProtocolError(f"the answer of {len(body)} bytes cannot be read: {error}") from None
     return arrays

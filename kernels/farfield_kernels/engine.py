@@ -14,7 +14,7 @@ import numpy as np
 from .build import cuda_device_count, import_cupy
 from .differentiate import Term, expand
 from .emit import emit
-from .errors import DeviceError
+from .errors import ArgumentError, DeviceError, DtypeError, FormulaError, RuleError, ShapeError
 from .expr import Array, Axis, Const
 from .launch import CpuKernel, CudaKernel
 from .lower import Output, Program, lower
@@ -83,7 +83,12 @@ def resolve_device(device: str = "auto") -> Device:
 def plan_call(spec: Spec, dtype: str, device: Device) -> Plan:
     """The kernels of a call, as source. Cached."""
     operation = read(spec)
-    terms = [Term(rewrite(term.formula), term.reduction, term.keep) for term in expand(operation)]
+    try:
+        terms = [Term(rewrite(term.formula), term.reduction, term.keep) for term in expand(operation)]
+    except RuleError as reason:
+        raise FormulaError(
+            f"its derivative cannot be written: {reason}", text=spec.formula, field="formula"
+        ) from None
     first_result, place = [], 0
     for term in terms:
         first_result.append(place)
@@ -141,6 +146,12 @@ def run(
         FormulaError, ArgumentError, LimitError, BuildError: see their classes.
     """
     operation = read(spec)
+    for place, array in enumerate(arrays):
+        if not isinstance(array, np.ndarray):
+            kind = type(array).__name__
+            raise ArgumentError(
+                f"argument {place} is a {kind}, a NumPy array is needed", field=f"arguments[{place}]"
+            )
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
     chosen = resolve_device(device)
     timing = Timing()
@@ -165,9 +176,20 @@ def _bind(slots: Sequence[Slot], arrays: Sequence[Array], dtype: str) -> list[Ar
 
 
 def _results(operation: Operation, sizes: Sizes, out: Sequence[Array] | None) -> list[Array]:
-    if out is not None:
-        return list(out)
-    return [np.empty(slot.shape(sizes.M, sizes.N), slot.dtype(sizes.dtype)) for slot in operation.results]
+    wanted = [(slot.shape(sizes.M, sizes.N), slot.dtype(sizes.dtype)) for slot in operation.results]
+    if out is None:
+        return [np.empty(shape, dtype) for shape, dtype in wanted]
+    if len(out) != len(wanted):
+        raise ArgumentError(f"out takes {len(wanted)} arrays, got {len(out)}", field="out")
+    for place, (array, (shape, dtype)) in enumerate(zip(out, wanted, strict=True)):
+        field = f"out[{place}]"
+        if array.dtype != dtype:
+            raise DtypeError(f"{field} is {array.dtype}, {dtype} is needed", field=field)
+        if array.shape != shape:
+            raise ShapeError(f"{field} has shape {array.shape}, {shape} is needed", field=field)
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ArgumentError(f"{field} must be C-contiguous and writeable", field=field)
+    return list(out)
 
 
 def _lengths(program: Program, sizes: Sizes) -> tuple[int, int]:

@@ -72,7 +72,7 @@ class FormulaError(FarfieldError, ValueError):
         if self.position is None or not self.text:
             return self.message
         start = max(0, self.position - 60)
-        shown = self.text[start : start + 120].replace("\n", " ").replace("\t", " ")
+        shown = "".join(c if c.isprintable() else " " for c in self.text[start : start + 120])
         before = "..." if start else ""
         after = "..." if start + 120 < len(self.text) else ""
         caret = " " * (len(before) + self.position - start) + "^"

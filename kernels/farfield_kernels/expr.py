@@ -9,6 +9,7 @@ Dims broadcast: an operand of dim 1 meets an operand of dim d as if repeated d t
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -212,6 +213,15 @@ _nodes: weakref.WeakValueDictionary[Hashable, Expr] = weakref.WeakValueDictionar
 _lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    # A lock that another thread of the parent held would stay locked in the child for ever.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _intern(
     kind: type[Expr],
     op: Core | None,
@@ -344,16 +354,26 @@ def with_operands(node: Expr, operands: tuple[Expr, ...]) -> Expr:
     return apply(node.op.name, *operands, params=node.params)
 
 
+MAX_SHOWN = 30  # nodes of a formula in one message
+
+
 def format_expr(root: Expr, names: dict[int, str] | None = None) -> str:
-    """The formula as text, without the shared structure; long formulas are cut."""
-    if isinstance(root, Var):
-        return (names or {}).get(root.position, f"{root.axis}{root.position}")
-    if isinstance(root, Const):
-        return f"{root.value:g}"
-    if isinstance(root, Index):
-        return f"{root.axis.upper()}.{root.half}"
-    assert root.op is not None
-    if root.depth > 40:
-        return f"{root.op.name}(...)"
-    parts = [format_expr(operand, names) for operand in root.operands]
-    return f"{root.op.name}({', '.join([*parts, *(str(p) for p in root.params)])})"
+    """The formula as text, without the shared structure; what goes beyond `MAX_SHOWN` nodes is cut."""
+    left = MAX_SHOWN  # written out, a shared graph may be exponentially larger than it is
+
+    def text(node: Expr) -> str:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            return "..."
+        if isinstance(node, Var):
+            return (names or {}).get(node.position, f"{node.axis}{node.position}")
+        if isinstance(node, Const):
+            return f"{node.value:g}"
+        if isinstance(node, Index):
+            return f"{node.axis.upper()}.{node.half}"
+        assert node.op is not None
+        parts = [text(operand) for operand in node.operands]
+        return f"{node.op.name}({', '.join([*parts, *(str(p) for p in node.params)])})"
+
+    return text(root)

@@ -20,6 +20,8 @@ Level = Literal["constant", "p", "row", "col", "pair"]
 
 MAX_VALUES = 20_000  # scalar operations of one kernel; a larger one would take a compiler many seconds
 
+MAX_SCALARS = 100_000  # components of all nodes together: values may be shared, the work of lowering is not
+
 
 @dataclass(frozen=True)
 class Value:
@@ -96,6 +98,12 @@ def lower(terms: Sequence[Term], row_axis: Axis) -> Program:
             for place, result in enumerate(reduction.results)
         ]
         components += term_values
+    if len(components) > MAX_VALUES:
+        raise LimitError(
+            f"a kernel has at most {MAX_VALUES} components, this one {len(components)}",
+            field="formula",
+            limit=MAX_VALUES,
+        )
     values, numbers = builder.compact(components)
     return Program(
         values=values,
@@ -118,7 +126,15 @@ class _Builder:
 
     def lower(self, roots: Sequence[Expr]) -> list[list[int]]:
         scalars: dict[int, list[int]] = {}
+        written = sum(root.dim for root in roots)
         for node in topological(roots):
+            written += node.dim
+            if written > MAX_SCALARS:
+                raise LimitError(
+                    f"the formula has more than {MAX_SCALARS} components in all",
+                    field="formula",
+                    limit=MAX_SCALARS,
+                )
             if node.op is None:
                 scalars[id(node)] = self.leaf(node)
             else:

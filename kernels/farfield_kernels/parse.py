@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import FormulaError, NotYetAvailable, RuleError
 from .expr import Axis, Const, Expr, apply, constant, variable
-from .operators import PLANNED_OPERATORS, PLANNED_REDUCTIONS, named_operators
+from .operators import INTERNAL, OPERATORS, PLANNED_OPERATORS, PLANNED_REDUCTIONS, named_operators
 from .reductions import REDUCTIONS, Reduction, find
 
 MAX_TEXT = 20_000  # characters; the longest formula met in the field's own papers has under 1,000
@@ -25,6 +26,8 @@ _TOKEN = re.compile(
     r"(?P<sign>\*\*|==|!=|<=|>=|[-+*/|<>(),\[\]])|(?P<end>$))",
     re.ASCII,
 )
+_SPACE = re.compile(r"\s*", re.ASCII)
+_INTEGER = re.compile(r"\s*-?\d+\s*", re.ASCII)
 _VARIABLE = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<kind>\w+)\s*\((?P<numbers>[^()]*)\)\s*", re.ASCII)
 _AXES: dict[str, Axis] = {"Vi": "i", "Vj": "j", "Pm": "p"}
 _BINARY = {"==": 1, "!=": 1, "<": 1, "<=": 1, ">": 1, ">=": 1, "|": 2, "+": 3, "-": 3, "*": 4, "/": 4}
@@ -88,10 +91,10 @@ def _variable(text: str, place: int) -> Variable:
         raise wrong(f"{kind} is not one of Vi, Vj, Pm", match.start("kind"))
     if name in named_operators() or name in PLANNED_OPERATORS:
         raise wrong(f"{name} is the name of an operator", match.start("name"))
-    try:
-        numbers = [int(part) for part in match["numbers"].split(",")]
-    except ValueError:
-        raise wrong(f"expected integers, found '{match['numbers']}'", match.start("numbers")) from None
+    parts = match["numbers"].split(",")
+    if not all(_INTEGER.fullmatch(part) for part in parts):
+        raise wrong(f"expected integers, found {match['numbers']!r}", match.start("numbers"))
+    numbers = [int(part) for part in parts]
     if len(numbers) not in (1, 2):
         raise wrong(f"{kind} takes (dim) or (position, dim)", match.start("numbers"))
     position, dim = (place, numbers[0]) if len(numbers) == 1 else numbers
@@ -120,7 +123,7 @@ def parse_reduction(name: str) -> Reduction:
             ) from None
         near = difflib.get_close_matches(shown, REDUCTIONS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise FormulaError(f"no reduction is called '{shown}'{hint}; {reason}", field="reduction") from None
+        raise FormulaError(f"no reduction is called {shown!r}{hint}; {reason}", field="reduction") from None
 
 
 def parse_formula(text: str, variables: tuple[Variable, ...]) -> Expr:
@@ -141,8 +144,7 @@ def parse_formula(text: str, variables: tuple[Variable, ...]) -> Expr:
     return _Parser(text, variables).parse()
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     position: int
@@ -169,7 +171,7 @@ class _Parser:
         while True:
             match = _TOKEN.match(self.text, position)
             if match is None:
-                position += len(self.text[position:]) - len(self.text[position:].lstrip())
+                position = _SPACE.match(self.text, position).end()  # type: ignore[union-attr]
                 found = _Token("character", self.text[position], position)
                 raise self.wrong(f"unexpected character {self.text[position]!r}", found)
             kind = str(match.lastgroup)
@@ -283,7 +285,7 @@ class _Parser:
         return f"no {kind} is called '{shown}'{hint}{listed}"
 
     def call(self, name: str, arguments: list[Expr], at: _Token) -> Expr:
-        operator = named_operators().get(name)
+        operator = None if name in INTERNAL else OPERATORS.get(name)
         if operator is None and name in PLANNED_OPERATORS:
             raise NotYetAvailable(
                 f"{name} is known but not yet available in this version",

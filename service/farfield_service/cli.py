@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = _parser()
+    parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -32,7 +32,8 @@ class CommandError(Exception):
     """A command cannot do what was asked; the message says why."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: commands, flags and their help."""
     parser = argparse.ArgumentParser(
         prog="farfield", description="Kernel map-reductions with exact gradients, computed where the GPU is."
     )

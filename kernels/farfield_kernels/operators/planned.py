@@ -20,7 +20,7 @@ PLANNED_OPERATORS = frozenset(
 
 PLANNED_REDUCTIONS = frozenset(
     """
-    LogSumExpWeight SumSoftMaxWeight SoftMax Max_SumShiftExp Max_SumShiftExpWeight Min_ArgMin MinArgMin Max_ArgMax
-    MaxArgMax KMin ArgKMin KMin_ArgKMin KMinArgKMin Mean Var Std Prod Count Any All KMax ArgKMax KMax_ArgKMax
+    LogSumExpWeight SumSoftMaxWeight SoftMax Max_SumShiftExp Max_SumShiftExpWeight MinArgMin MaxArgMax
+    KMin ArgKMin KMin_ArgKMin KMinArgKMin Mean Var Std Prod Count Any All KMax ArgKMax KMax_ArgKMax
     """.split()
 )

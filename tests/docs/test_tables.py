@@ -1,0 +1,73 @@
+"""Tables in the READMEs are generated from the declarations and are fresh."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from farfield_kernels.operators import named_operators
+from farfield_kernels.reductions import REDUCTIONS
+from farfield_service.errors import ANSWERS
+from farfield_service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def operators() -> list[str]:
+    """One row per operator."""
+    rows = ["| operator | is |", "|---|---|"]
+    for name, op in sorted(named_operators().items()):
+        arguments = [*"abc"[: op.arity], *op.integers]
+        rows.append(f"| `{name}({', '.join(arguments)})` | {op.doc.replace('|', chr(92) + '|')} |")
+    return rows
+
+
+def reductions() -> list[str]:
+    """One row per reduction."""
+    rows = ["| reduction | gives, per row and component |", "|---|---|"]
+    return rows + [f"| `{name}` | {reduction.doc} |" for name, reduction in REDUCTIONS.items()]
+
+
+def settings() -> list[str]:
+    """One row per setting."""
+    rows = ["| flag | variable | default | is |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        flag = "" if name == "tokens" else f"`--{name.replace('_', '-')}`"
+        default = "" if field.default is None else f"`{field.default}`"
+        rows.append(f"| {flag} | `FARFIELD_{name.upper()}` | {default} | {field.description} |")
+    return rows
+
+
+def errors() -> list[str]:
+    """One row per error code."""
+    rows = ["| code | status |", "|---|---|"]
+    for code, answer in sorted(ANSWERS.items(), key=lambda item: (item[1].status, item[0])):
+        rows.append(f"| `{code}` | {answer.status}{', try again' if answer.retryable else ''} |")
+    return rows
+
+
+TABLES: dict[str, tuple[str, Callable[[], list[str]]]] = {
+    "operators": ("kernels/README.md", operators),
+    "reductions": ("kernels/README.md", reductions),
+    "settings": ("service/README.md", settings),
+    "errors": ("service/README.md", errors),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_table_is_fresh(name: str, request: pytest.FixtureRequest) -> None:
+    """What stands between the markers is what the declarations say."""
+    path, rows = TABLES[name]
+    file = ROOT / path
+    text = file.read_text()
+    pattern = re.compile(rf"(<!-- {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+    fresh = "\n".join(rows()) + "\n"
+    if request.config.getoption("--update-golden"):
+        file.write_text(pattern.sub(lambda found: found[1] + fresh + found[3], text))
+        return
+    found = pattern.search(text)
+    assert found
+    assert found[2] == fresh, f"make test PYTEST_ARGS='tests/docs --update-golden' renews {path}"

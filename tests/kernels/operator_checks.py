@@ -1,0 +1,200 @@
+"""Operator declaration -> checks of it: emitted code against its NumPy reference, derivatives against differences.
+
+Each check takes the name of an operator and turns all its cases into the outputs of one kernel, whose rows are
+the samples. Nothing but the declaration says what is right, so a new operator is covered without a new test.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from farfield_kernels import engine, operation
+from farfield_kernels.differentiate import Term, vjp
+from farfield_kernels.emit import emit
+from farfield_kernels.expr import OPERATORS, Array, Expr, apply, variable
+from farfield_kernels.launch import CpuKernel
+from farfield_kernels.lower import lower
+from farfield_kernels.reductions import REDUCTIONS
+from farfield_kernels.rewrite import rewrite
+from farfield_kernels.schedule import plan
+
+ROWS = 37  # samples; a multiple of no vector width
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # relative to max(1, |reference|)
+
+
+class Arguments:
+    """Arrays of one kernel and the variables that stand for them."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.arrays: list[Array] = []
+
+    def add(self, array: Array, axis: str = "i") -> Expr:
+        """The variable of a new array (rows, dim)."""
+        self.arrays.append(array)
+        return variable(len(self.arrays) - 1, array.shape[-1], axis)
+
+    def draw(self, dim: int) -> tuple[Expr, Array]:
+        """A new variable of standard normal numbers, and the numbers."""
+        array = self.rng.standard_normal((ROWS, dim))
+        return self.add(array), array
+
+
+def compiled_kernel(formulas: Sequence[Expr], dtype: str) -> CpuKernel:
+    """One kernel that sums each formula over its columns and keeps axis i, through every stage of the engine."""
+    terms = [Term(rewrite(formula), REDUCTIONS["Sum"], "i") for formula in formulas]
+    program = lower(terms, "i")
+    schedule = plan(program, "cpu", dtype)
+    return CpuKernel(program, schedule, emit(program, schedule))
+
+
+def evaluate(formulas: Sequence[Expr], arrays: Sequence[Array], dtype: str, rows: int = ROWS) -> list[Array]:
+    """Values of formulas by one compiled kernel with one column: a (rows, dim) array each."""
+    kernel = compiled_kernel(formulas, dtype)
+    outputs = [np.empty((rows, output.count), dtype) for output in kernel.program.outputs]
+    kernel([np.ascontiguousarray(array, dtype) for array in arrays], outputs, rows, 1)
+    return outputs
+
+
+def assert_close(got: Array, expected: Array, tolerance: float, what: str) -> None:
+    """Both of one shape, and nowhere further apart than `tolerance * max(1, |expected|)`."""
+    assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
+    error = np.abs(got - expected) / np.maximum(1, np.abs(expected))
+    worst = float(error.max(initial=0))
+    assert worst <= tolerance, (
+        f"{what}: off by {worst:.2e} relative to max(1, |expected|), allowed {tolerance:.0e}"
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One case of an operator on drawn operands."""
+
+    what: str
+    formula: Expr
+    operands: list[Expr]
+    points: list[Array]
+    reference: Callable[..., Array]
+
+    def expected(self, points: Sequence[Array] | None = None) -> Array:
+        """The declared reference, (ROWS, dim)."""
+        with np.errstate(all="ignore"):
+            value = np.asarray(self.reference(*(self.points if points is None else points)), np.float64)
+        return np.broadcast_to(value, (ROWS, value.shape[-1]))
+
+
+def _calls(name: str, arguments: Arguments, dtype: str) -> list[Call]:
+    operator = OPERATORS[name]
+    calls = []
+    for case in operator.cases:
+        drawn = [operator.domain.sample(arguments.rng, (ROWS, dim)).astype(dtype) for dim in case.dims]
+        operands = [arguments.add(array) for array in drawn]
+        calls.append(
+            Call(
+                what=f"{name} of dims {case.dims} with integers {case.integers}",
+                formula=apply(name, *operands, *case.integers),
+                operands=operands,
+                points=[array.astype(np.float64) for array in drawn],
+                reference=functools.partial(_with_integers, operator.reference, case.integers),
+            )
+        )
+    return calls
+
+
+def _with_integers(reference: Callable[..., Array], integers: tuple[int, ...], *points: Array) -> Array:
+    return reference(*points, *integers)
+
+
+def check_value(name: str, dtype: str) -> None:
+    """The emitted C++ of every case agrees with the reference, computed once per row and once per pair."""
+    arguments = Arguments()
+    calls = _calls(name, arguments, dtype)
+    one = arguments.add(np.ones((1, 1)), "j")
+    at_pairs = [
+        apply(name, *(operand * one for operand in call.operands), *case.integers)
+        for call, case in zip(calls, OPERATORS[name].cases, strict=True)
+    ]
+    values = evaluate([call.formula for call in calls] + at_pairs, arguments.arrays, dtype)
+    for call, at_row, at_pair in zip(calls, values[: len(calls)], values[len(calls) :], strict=True):
+        expected = call.expected()
+        assert call.formula.dim == expected.shape[-1], f"{call.what}: dim {call.formula.dim}"
+        assert_close(at_row, expected, TOLERANCE[dtype], f"{call.what}, once per row")
+        assert_close(at_pair, expected, TOLERANCE[dtype], f"{call.what}, once per pair")
+
+
+def slope(function: Callable[[float], Array], step: float) -> Array:
+    """Derivative at 0 by differences of fourth order."""
+    near, far = function(step) - function(-step), function(2 * step) - function(-2 * step)
+    return (8 * near - far) / (12 * step)
+
+
+def _inner(a: Array, b: Array) -> Array:
+    return (a * b).sum(-1)
+
+
+def _moved(points: Sequence[Array], directions: Sequence[Array | None], by: float) -> list[Array]:
+    return [p if d is None else p + by * d for p, d in zip(points, directions, strict=True)]
+
+
+def check_vjp(name: str) -> None:
+    """<vjp(g), d> = <g, derivative along d> for each operand, the derivative by differences of the reference."""
+    arguments = Arguments()
+    calls = _calls(name, arguments, "float64")
+    cotangents = [arguments.draw(call.formula.dim) for call in calls]
+    swept = [
+        vjp([(call.formula, g)], call.operands) if call.operands else []
+        for call, (g, _) in zip(calls, cotangents, strict=True)
+    ]
+    values = iter(
+        evaluate([f for formulas in swept for f in formulas], arguments.arrays, "float64") if any(swept) else []
+    )
+    for call, (_, g) in zip(calls, cotangents, strict=True):
+        for place, point in enumerate(call.points):
+            direction = arguments.rng.standard_normal(point.shape)
+            along = [direction if k == place else None for k in range(len(call.points))]
+            derivative = slope(lambda s, c=call, d=along: c.expected(_moved(c.points, d, s)), 1e-4)
+            assert_close(
+                _inner(next(values), direction),
+                _inner(g, derivative),
+                1e-7,
+                f"vjp of {call.what}, operand {place}",
+            )
+
+
+def check_second_order(name: str) -> None:
+    """The vjp of the vjp agrees with mixed second differences of the reference, cotangent included."""
+    arguments = Arguments()
+    calls = _calls(name, arguments, "float64")
+    formulas, cases = [], []
+    for call in calls:
+        if not call.operands:
+            continue
+        g, cotangent = arguments.draw(call.formula.dim)
+        first = vjp([(call.formula, g)], call.operands)
+        tangents = [arguments.draw(operand.dim) for operand in call.operands]
+        second = vjp([(f, t) for f, (t, _) in zip(first, tangents, strict=True)], [*call.operands, g])
+        formulas += second
+        cases.append((call, cotangent, [numbers for _, numbers in tangents]))
+    values = iter(evaluate(formulas, arguments.arrays, "float64") if formulas else [])
+    for call, g, c in cases:
+
+        def along_c(points: list[Array], call: Call = call, c: list[Array] = c) -> Array:
+            return slope(lambda s: call.expected(_moved(points, c, s)), 4e-4)
+
+        for place, point in enumerate(call.points):
+            d = arguments.rng.standard_normal(point.shape)
+            along = [d if k == place else None for k in range(len(call.points))]
+            mixed = slope(lambda s, d=along, call=call: along_c(_moved(call.points, d, s)), 4e-4)
+            what = f"second order of {call.what}, operand {place}"
+            assert_close(_inner(next(values), d), _inner(g, mixed), 1e-6, what)
+        assert_close(next(values), along_c(call.points), 1e-7, f"second order of {call.what}, cotangent")
+
+
+def forget_compiled_formulas() -> None:
+    """Empty the caches that would outlive a changed declaration."""
+    operation.read.cache_clear()
+    engine.plan_call.cache_clear()
+    engine._kernels.cache_clear()

@@ -1,0 +1,144 @@
+"""The generated checks notice broken declarations: each is broken on purpose here, and each check is seen to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from farfield_kernels.expr import OPERATORS, apply, constant
+from farfield_kernels.reductions import REDUCTIONS, Field, Result
+from kernels.operator_checks import check_second_order, check_value, check_vjp, forget_compiled_formulas
+from kernels.reduction_checks import check_gradient, check_reduction
+
+
+def values(name: str) -> None:
+    """The value check, in one type."""
+    check_value(name, "float64")
+
+
+def small_sizes(name: str) -> None:
+    """The reduction check at the sizes that matter: one tile, several tiles, split."""
+    check_reduction(name, "float64", 1, [(3, 7), (33, 600), (2, 2500)])
+
+
+def gradient(name: str) -> None:
+    """The gradient check, over j."""
+    check_gradient(name, 1)
+
+
+def second_of_sin(name: str) -> None:
+    """Sin's first derivative, which does not use that of Cos, and then its second."""
+    check_vjp("Sin")
+    check_second_order("Sin")
+
+
+def code(text: str, arity: int) -> dict[str, Any]:
+    """A lowering that emits `text` for each component."""
+
+    def lower(emit: Any, operands: list[list[int]], dim: int, params: Any) -> list[int]:
+        return [emit(text, *(x[k % len(x)] for x in operands[:arity])) for k in range(dim)]
+
+    return {"lower": lower}
+
+
+def vjp(rule: Callable[..., Any]) -> dict[str, Any]:
+    """A derivative."""
+    return {"vjp": rule}
+
+
+# Operator, what is broken, the fields that break it, the check that must fail.
+BROKEN_OPERATORS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], ...] = (
+    ("Cos", "sign of the derivative", vjp(lambda g, y, a: (g * apply("Sin", a),)), check_vjp),
+    ("Square", "factor of the derivative", vjp(lambda g, y, a: (g * a,)), check_vjp),
+    ("Subtract", "both cotangents positive", vjp(lambda g, y, a, b: (g, g)), check_vjp),
+    ("Mult", "cotangents of a and b swapped", vjp(lambda g, y, a, b: (g * a, g * b)), check_vjp),
+    ("Mult", "no cotangent of b", vjp(lambda g, y, a, b: (g * b, None)), check_vjp),
+    ("Log", "derivative of nothing", vjp(lambda g, y, a: (None,)), check_vjp),
+    ("Log", "derivative not a function of a", vjp(lambda g, y, a: (g * constant(1.0),)), check_vjp),
+    ("Extract", "derivative put at 0", vjp(lambda g, y, a, start, d: (apply("ExtractT", g, 0, a.dim),)), check_vjp),
+    ("Concat", "derivative cut at the wrong place",
+     vjp(lambda g, y, a, b: (apply("Extract", g, b.dim, a.dim), apply("Extract", g, 0, b.dim))), check_vjp),
+    ("Exp", "derivative depends on the cotangent twice", vjp(lambda g, y, a: (g * y * g,)), check_vjp),
+    ("Exp", "second derivative", vjp(lambda g, y, a: (g * y + 0.5 * (g * g),)), check_second_order),
+    ("Cos", "seen in the second derivative of Sin alone", vjp(lambda g, y, a: (g * apply("Sin", a),)), second_of_sin),
+    ("Divide", "operands swapped in the C text", code("$b / $a", 2), values),
+    ("Subtract", "operands swapped in the C text", code("$b - $a", 2), values),
+    ("Exp", "another function in the C text", code("exp(-$a)", 1), values),
+    ("Sign", "wrong value at one sign", code("$a > K(0) ? K(1) : $a < K(0) ? K(1) : $a", 1), values),
+    ("Square", "C text loses a part", code("$a", 1), values),
+    ("Log", "C text correct to five digits", code("log($a) + K(1e-5)", 1), values),
+    ("Concat", "components in the wrong order",
+     {"lower": lambda emit, operands, dim, params: operands[1] + operands[0]}, values),
+    ("SumT", "wrong dim rule", {"dim": lambda dims, params: params[0] + 1}, values),
+    ("Sum", "wrong dim rule", {"dim": lambda dims, params: dims[0]}, values),
+    ("Sum", "last component left out",
+     {"lower": lambda emit, operands, dim, params: [operands[0][0]]}, values),
+    ("SqDist", "wrong definition", {"definition": lambda a, b: apply("SqNorm2", a + b)}, values),
+    ("ElemT", "integers swapped", {"definition": lambda a, n, m: apply("ExtractT", a, max(n - 1 - m, 0), n)}, values),
+)  # fmt: skip
+
+BROKEN_REDUCTIONS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], ...] = (
+    ("Sum", "identity", {"state": (Field("s", "K(1)"),)}, small_sizes),
+    ("Sum", "step subtracts", {"step": "$s = $s - $t;"}, small_sizes),
+    ("Sum", "merge keeps the later part", {"merge": "$s = $s2;"}, small_sizes),
+    ("Sum", "merge keeps the earlier part", {"merge": "$s = $s;"}, small_sizes),
+    ("Sum", "finish", {"results": (Result("-$s"),)}, small_sizes),
+    ("Sum", "factor of the gradient", {"gradient": lambda f, saved, e, over: 2 * e}, gradient),
+    ("Max", "step selects the smaller", {"step": "$m = $t < $m ? $t : $m;"}, small_sizes),
+    ("Max", "identity", {"state": (Field("m", "K(100)"),)}, small_sizes),
+    ("Min", "merge selects the larger", {"merge": "if ($m2 > $m) $m = $m2;"}, small_sizes),
+    ("ArgMax", "the last of equal terms", {"step": "const auto w = $t >= $m; $m = w ? $t : $m; $k = w ? $c : $k;"},
+     small_sizes),
+    ("ArgMin", "merge prefers later parts on ties",
+     {"merge": "if ($m2 <= $m && $k2 >= 0) { $m = $m2; $k = $k2; }"}, small_sizes),
+    ("ArgMin", "index of nothing", {"results": (Result("$k + 1", is_index=True),)}, small_sizes),
+    ("LogSumExp", "identity", {"state": (Field("m", "K(0)"), Field("s", "K(1)"))}, small_sizes),
+    ("LogSumExp", "merge does not shift", {"merge": "$s = $s + $s2; $m = $m > $m2 ? $m : $m2;"}, small_sizes),
+    ("LogSumExp", "finish forgets the shift", {"results": (Result("log($s)"),)}, small_sizes),
+    ("LogSumExp", "gradient not normalised", {"gradient": lambda f, saved, e, over: e * apply("Exp", f)}, gradient),
+    ("Max_ArgMax", "gradient goes to every column", {"gradient": lambda f, saved, e, over: e}, gradient),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    forget_compiled_formulas()
+    yield
+    forget_compiled_formulas()
+
+
+def _ids(rows: tuple[tuple[str, str, Any, Any], ...]) -> list[str]:
+    return [f"{name}: {what}" for name, what, _, _ in rows]
+
+
+@pytest.mark.parametrize(("name", "what", "broken", "check"), BROKEN_OPERATORS, ids=_ids(BROKEN_OPERATORS))
+def test_a_broken_operator_is_noticed(
+    name: str,
+    what: str,
+    broken: dict[str, Any],
+    check: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The check passes for the declaration and fails for the broken one."""
+    check(name)
+    monkeypatch.setitem(OPERATORS, name, replace(OPERATORS[name], **broken))
+    with pytest.raises(AssertionError):
+        check(name)
+
+
+@pytest.mark.parametrize(("name", "what", "broken", "check"), BROKEN_REDUCTIONS, ids=_ids(BROKEN_REDUCTIONS))
+def test_a_broken_reduction_is_noticed(
+    name: str,
+    what: str,
+    broken: dict[str, Any],
+    check: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The check passes for the declaration and fails for the broken one."""
+    check(name)
+    monkeypatch.setitem(REDUCTIONS, name, replace(REDUCTIONS[name], **broken))
+    forget_compiled_formulas()
+    with pytest.raises(AssertionError):
+        check(name)

@@ -1,0 +1,221 @@
+"""Every declared reduction: sizes around tiles and blocks, split columns, infinities, ties, accuracy, gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from farfield_kernels import engine
+from farfield_kernels.expr import Array
+from farfield_kernels.operation import Spec, read
+from farfield_kernels.reductions import REDUCTIONS
+from farfield_kernels.reference import reference
+from kernels.reduction_checks import (
+    FORMULA,
+    VARIABLES,
+    assert_results,
+    check_gradient,
+    check_reduction,
+    draw,
+    forced_splits,
+)
+
+NAMES = sorted(REDUCTIONS)
+DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
+INF, NAN = np.inf, np.nan
+
+
+def computed(spec: Spec, *arrays: Array) -> list[Array]:
+    """The results on the CPU."""
+    return engine.run(spec, arrays, device="cpu").arrays
+
+
+# ---- values --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_reduction_agrees_with_its_reference(name: str, dtype: str, axis: int) -> None:
+    """At every size around tiles and blocks, whole and with its columns split."""
+    check_reduction(name, dtype, axis)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_few_rows_and_many_columns_are_split_between_threads(name: str) -> None:
+    """Three rows of 100,000 columns give the reference's values, merged from the threads' parts."""
+    spec = Spec(FORMULA, VARIABLES, name)
+    arrays = draw(3, 100_000, "float32")
+    assert_results(computed(spec, *arrays), reference(read(spec), arrays), 2e-6, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_merge_is_associative_and_its_identity_is_neutral(name: str) -> None:
+    """1, 2, 5 and 64 splits, most of them empty in the end, give one result."""
+    spec = Spec(FORMULA, VARIABLES, name)
+    arrays = draw(33, 2500, "float64")
+    whole = computed(spec, *arrays)
+    for splits in (2, 5, 64):
+        with forced_splits(splits):
+            assert_results(computed(spec, *arrays), whole, 1e-13, f"{name} in {splits} splits")
+
+
+SPECIAL_TERMS = (
+    {0: NAN}, {-1: NAN}, {0: INF}, {-1: INF}, {0: -INF}, {-1: -INF},
+    {5: INF, 600: NAN}, {300: NAN, 310: NAN}, {300: INF, 310: -INF}, {5: -INF, 600: NAN}, {5: INF, 600: INF},
+    dict.fromkeys(range(700), INF), dict.fromkeys(range(700), -INF), dict.fromkeys(range(700), NAN),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_and_infinities_go_where_numpy_puts_them(name: str, dtype: str) -> None:
+    """One special term among 700, two of them, nothing but special ones: value and index are NumPy's."""
+    spec = Spec("y", ("x = Vi(1)", "y = Vj(1)"), name)
+    x = np.zeros((1, 1), dtype)
+    for special in SPECIAL_TERMS:
+        y = draw(1, 700, dtype)[1][:, :1]
+        y[list(special), 0] = list(special.values())
+        expected = reference(read(spec), [x, y])
+        for splits in (1, 2):
+            with forced_splits(splits):
+                got = computed(spec, x, y)
+            assert_results(got, expected, 2e-6, f"{name} with {list(special.items())[:2]}, {splits} splits")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_formulas_of_many_components(name: str) -> None:
+    """Vectors too wide to hold several rows in registers, whose blocks of rows are smaller, give the same."""
+    for dim in (13, 35):
+        spec = Spec("x * y", (f"x = Vi({dim})", f"y = Vj({dim})"), name)
+        rng = np.random.default_rng(5)
+        arrays = [rng.standard_normal((rows, dim)).astype(np.float32) for rows in (65, 300)]
+        assert_results(computed(spec, *arrays), reference(read(spec), arrays), 2e-6, f"{name}, dim {dim}")
+
+
+def test_the_first_of_equal_terms_is_selected() -> None:
+    """Ties across lanes, tiles and splits give the lowest column number; so does a row of infinities."""
+    columns = np.zeros((1000, 1))
+    columns[[300, 301, 900]] = 1
+    for name, sign in (("ArgMax", 1.0), ("ArgMin", -1.0)):
+        for splits in (1, 4):
+            with forced_splits(splits):
+                spec = Spec("y + 0*x", ("x = Vi(1)", "y = Vj(1)"), name)
+                assert computed(spec, np.zeros((2, 1)), sign * columns)[0].tolist() == [[300], [300]]
+                assert computed(spec, np.zeros((1, 1)), np.full((999, 1), -sign * INF))[0].tolist() == [[0]]
+
+
+def test_reductions_of_nothing() -> None:
+    """Without columns: Sum 0, LogSumExp -inf, Max -inf, Min inf, indices -1; without rows: no rows."""
+    expected = {"Sum": [0.0], "LogSumExp": [-INF], "Max": [-INF], "Min": [INF], "ArgMax": [-1], "ArgMin": [-1]}
+    for name, values in expected.items():
+        spec = Spec("x + y", ("x = Vi(1)", "y = Vj(1)"), name)
+        assert computed(spec, np.ones((2, 1)), np.ones((0, 1)))[0].tolist() == [values, values]
+        assert computed(spec, np.ones((0, 1)), np.ones((3, 1)))[0].shape == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logsumexp_does_not_overflow(dtype: str) -> None:
+    """Terms of 1e4 and 8e4, of either sign and of both at once, for vectors, give the shifted formula's value."""
+    spec = Spec("x * y", ("x = Vi(3)", "y = Vj(1)"), "LogSumExp")
+    x = np.array([[1e4, -1e4, 8e4], [1.0, 0.0, -8e4]], dtype)
+    y = np.linspace(-1, 1, 3001, dtype=dtype)[:, None]
+    (got,) = computed(spec, x, y)
+    terms = x.astype(np.float64)[:, None, :] * y.astype(np.float64)
+    shift = terms.max(1)
+    expected = shift + np.log(np.exp(terms - shift[:, None]).sum(1))
+    assert np.isfinite(got).all()
+    # A term of 8e4 is itself rounded to the type, which bounds what can be asked.
+    assert np.abs(got / np.maximum(1, np.abs(expected)) - expected / np.maximum(1, np.abs(expected))).max() < (
+        1e-6 if dtype == "float32" else 1e-14
+    )
+
+
+def test_a_million_terms_are_summed_accurately_in_float32() -> None:
+    """The relative error of a float32 sum of 1,000,000 uniform numbers is below 2e-7, whole and split."""
+    values = np.random.default_rng(0).uniform(0, 1, (1_000_000, 1)).astype(np.float32)
+    exact = values.sum(dtype=np.float64)
+    spec = Spec("y", ("x = Vi(1)", "y = Vj(1)"))
+    for splits in (1, 8):
+        with forced_splits(splits):
+            (got,) = computed(spec, np.zeros((1, 1), np.float32), values)
+        assert abs(got[0, 0] - exact) / exact < 2e-7
+
+
+# ---- gradients -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradient_is_the_derivative_of_the_reference(name: str, axis: int) -> None:
+    """Every reduction with a gradient, or one that saves for it, agrees with differences."""
+    check_gradient(name, axis)
+
+
+def seed(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Square(p-a)*Exp(x+y), dense."""
+    return (p - a[None]) ** 2 * torch.exp(x[:, None] + y[None])
+
+
+def gaussian(x: torch.Tensor, y: torch.Tensor, b: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Exp(-g*SqDist(x,y))*b, dense."""
+    return torch.exp(-g * ((x[:, None] - y[None]) ** 2).sum(-1, keepdim=True)) * b[None]
+
+
+DENSE = {
+    "seed": ("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"), seed),
+    "gaussian": ("Exp(-g*SqDist(x,y))*b", ("x = Vi(3)", "y = Vj(3)", "b = Vj(2)", "g = Pm(1)"), gaussian),
+}
+TORCH = {
+    "Sum": lambda terms, dim: terms.sum(dim),
+    "LogSumExp": torch.logsumexp,
+    "Max_ArgMax": lambda terms, dim: terms.max(dim).values,
+    "Min_ArgMin": lambda terms, dim: terms.min(dim).values,
+}
+
+
+def _arguments(variables: tuple[str, ...], M: int = 9, N: int = 11) -> list[Array]:
+    rng = np.random.default_rng(2)
+    rows = {"Vi": (M,), "Vj": (N,), "Pm": ()}
+    return [rng.uniform(0.2, 1, (*rows[text.split()[2][:2]], int(text[-2]))) for text in variables]
+
+
+def _leaves(arrays: list[Array]) -> list[torch.Tensor]:
+    return [torch.from_numpy(array).requires_grad_() for array in arrays]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("formula", DENSE)
+def test_gradients_are_those_of_torch(formula: str, name: str, axis: int) -> None:
+    """All four gradients of a reduction agree with torch's on the dense matrix, in float64."""
+    text, variables, dense = DENSE[formula]
+    arrays = _arguments(variables)
+    spec = Spec(text, variables, name, axis)
+    forward = computed(spec, *arrays)
+    leaves = _leaves(arrays)
+    value = TORCH[name](dense(*leaves), axis)
+    assert_results(forward[:1], [value.detach().numpy()], 1e-13, "forward")
+    e = np.random.default_rng(3).standard_normal(value.shape)
+    expected = torch.autograd.grad(value, leaves, torch.from_numpy(e))
+    saved = [forward[place] for place in read(spec).saved]
+    got = computed(spec.vjp((0, 1, 2, 3)), *arrays, *saved, e)
+    assert_results(got, [g.numpy() for g in expected], 1e-12, f"gradients of {name}")
+
+
+@pytest.mark.parametrize("formula", DENSE)
+def test_second_derivatives_are_those_of_torch(formula: str) -> None:
+    """The gradient of every gradient of a sum, cotangent included, agrees with torch's double backward."""
+    text, variables, dense = DENSE[formula]
+    arrays = _arguments(variables)
+    spec = Spec(text, variables)
+    leaves = _leaves(arrays)
+    value = dense(*leaves).sum(1)
+    rng = np.random.default_rng(4)
+    e = rng.standard_normal(value.shape)
+    cotangent = torch.from_numpy(e).requires_grad_()
+    first = torch.autograd.grad(value, leaves, cotangent, create_graph=True)
+    c = [rng.standard_normal(g.shape) for g in first]
+    expected = torch.autograd.grad(first, [*leaves, cotangent], [torch.from_numpy(x) for x in c])
+    got = computed(spec.vjp((0, 1, 2, 3)).vjp((0, 1, 2, 3, 4)), *arrays, e, *c)
+    assert_results(got, [g.numpy() for g in expected], 1e-12, "second derivatives")
