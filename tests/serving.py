@@ -1,4 +1,4 @@
-"""A real server for the tests that talk to one: a program of its own, started, awaited, stopped, its end checked."""
+"""A real server for tests: a program of its own, started, awaited, stopped, its end checked."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+
 from farfield.session import Session
 from farfield.transport import Http
 from farfield.wire import FRAME, encode_call
@@ -87,6 +88,11 @@ class Server:
     def session(self, token: str | None = None, timeout_s: float = 60.0) -> Session:
         """A client's session that is not the default one."""
         return Session(Http(self.url, token, timeout_s))
+
+    def call(self, arrays: list[Array], token: str | None = None) -> Array:
+        """GAUSSIAN of `arrays`, through a client of its own."""
+        with contextlib.closing(self.session(token)) as session:
+            return session.call(GAUSSIAN, arrays)[0]
 
     def socket(self) -> socket.socket:
         """A connection for bytes of the test's own making."""

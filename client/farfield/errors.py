@@ -31,7 +31,6 @@ from farfield_kernels.errors import (
     LimitError,
     NotYetAvailable,
     ShapeError,
-    error_classes,
 )
 
 
@@ -96,19 +95,31 @@ class ProtocolError(ServerError):
     code = "protocol_error"
 
 
-_ALSO_BUSY = {"draining": BusyError}
+_CLASSES: tuple[type[FarfieldError], ...] = (
+    FormulaError,
+    NotYetAvailable,
+    ArgumentError,
+    DtypeError,
+    ShapeError,
+    LimitError,
+    BuildError,
+    DeviceError,
+    DeadlineError,
+    UnauthorizedError,
+    BusyError,
+)
+_BY_CODE = {kind.code: kind for kind in _CLASSES} | {"draining": BusyError, "no_worker": BusyError}
 
 
 def from_problem(problem: dict[str, Any]) -> FarfieldError:
     """The error that a server's answer describes, as its class."""
     code, message = str(problem.get("code", "server_error")), str(problem.get("message", "no message"))
-    kind = _ALSO_BUSY.get(code) or error_classes().get(code, ServerError)
+    kind = _BY_CODE.get(code, ServerError)
     field, limit = problem.get("field"), problem.get("limit")
     if issubclass(kind, FormulaError):
         return kind(message, text=problem.get("text") or "", position=problem.get("position"), field=field)
-    if issubclass(kind, ServerError) or kind is FarfieldError:
-        server_kind = kind if issubclass(kind, ServerError) else ServerError
-        return server_kind(
+    if issubclass(kind, ServerError):
+        return kind(
             message,
             code=code,
             request_id=problem.get("request_id"),

@@ -10,10 +10,10 @@ from types import TracebackType
 from farfield_kernels.operation import Spec
 
 from .errors import ArgumentError
-from .transport import Http, Local, Timing, Transport
+from .transport import SCHEMES, Http, Local, Timing, Transport
 from .wire import Array
 
-SCHEMES = "http://host:port, https://host:port, http+unix:///path, local:, local:cpu, local:cuda"
+MAX_TIMEOUT_S = 2e6  # about the longest that a socket can wait
 
 
 class Session:
@@ -28,7 +28,8 @@ class Session:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._timings = threading.local()
-        self._outer: Session | None = None
+        self._outer: Session | None = None  # whose turn it is when this one's with-block ends
+        self._is_entered = False
 
     @property
     def url(self) -> str:
@@ -51,13 +52,17 @@ class Session:
         self.transport.close()
 
     def __enter__(self) -> Session:
-        self._outer = _set_default(self)
+        before = _set_default(self)
+        if before is not self:  # `connect` made it the default already and knows what was before
+            self._outer = before
+        self._is_entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _set_default(self._outer)
+        self._outer, self._is_entered = None, False
         self.close()
 
     def __repr__(self) -> str:
@@ -93,13 +98,15 @@ def connect(url: str | None = None, token: str | None = None, timeout_s: float =
         ArgumentError: the URL cannot be used.
     """
     session = _open(url or os.environ.get("FARFIELD_URL") or "local:", token, timeout_s)
-    _set_default(session)
+    session._outer = before = _set_default(session)
+    if before is not None and not before._is_entered:
+        before._outer = None  # or every session ever made would be kept
     return session
 
 
 def _open(url: str, token: str | None, timeout_s: float) -> Session:
-    if not timeout_s > 0:
-        raise ArgumentError(f"timeout_s is {timeout_s}, a positive number of seconds is needed", field="timeout_s")
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ArgumentError(f"timeout_s is {timeout_s}, not within 0 and {MAX_TIMEOUT_S:g} s", field="timeout_s")
     if url.startswith("local:"):
         device = url.removeprefix("local:") or "auto"
         if device not in ("auto", "cpu", "cuda"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import socket
 import ssl
-import threading
 from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,8 @@ from . import wire
 from .errors import ArgumentError, ConnectError, DeadlineError, FarfieldError, ProtocolError, from_problem
 from .wire import Array
 
-SMALL_BYTES = 65_536  # pieces up to this total are joined and sent at once: one system call, one packet
+SCHEMES = "http://host:port, https://host:port, http+unix:///path, local:, local:cpu, local:cuda"
+SMALL_BYTES = 262_144  # pieces up to this total are joined and sent at once: one system call, one packet
 IDLE_CONNECTIONS = 8  # kept open per session
 MAX_PROBLEM_BYTES = 1_000_000
 
@@ -79,24 +80,29 @@ class Http:
     """
 
     def __init__(self, url: str, token: str | None, timeout_s: float) -> None:
-        parts = urlsplit(url)
         self.url, self.timeout_s = url, timeout_s
-        self.secure = parts.scheme == "https"
-        self.socket_path = unquote(parts.path) if parts.scheme == "http+unix" else None
-        self.base = "" if self.socket_path else parts.path.rstrip("/")
         try:
-            self.host, port = parts.hostname or "localhost", parts.port
+            parts = urlsplit(url)
+            self.secure = parts.scheme == "https"
+            self.port = parts.port or (443 if self.secure else 80)
         except ValueError as error:
-            raise ArgumentError(f"the URL '{url}' cannot be read: {error}", field="url") from None
-        if self.socket_path is None and not parts.hostname:
-            raise ArgumentError(f"the URL '{url}' names no host", field="url")
-        self.port = port or (443 if self.secure else 80)
+            raise _unusable(url, f"cannot be read ({error})") from None
+        if "@" in parts.netloc:
+            raise _unusable(url.replace(parts.netloc, "..."), "has a user name: pass a token instead")
+        if parts.query or parts.fragment or re.search(r"[^!-~]", url):
+            raise _unusable(url, "has more than an address")
+        self.host, self.socket_path, self.base = parts.hostname or "", None, parts.path.rstrip("/")
+        if parts.scheme == "http+unix":
+            self.host, self.socket_path, self.base = "localhost", unquote(self.base), ""
+        if not self.host:
+            raise _unusable(url, "names no host")
+        if self.socket_path is not None and (parts.netloc or not self.socket_path):
+            raise _unusable(url, "names no socket by its full path")
         self.headers = {"Content-Type": wire.FRAME, "User-Agent": "farfield"}
         if token:
             if not token.isascii() or not token.isprintable():
                 raise ArgumentError("the token has characters that cannot be sent in a header", field="token")
             self.headers["Authorization"] = f"Bearer {token}"
-        self.lock = threading.Lock()
         self.idle: list[http.client.HTTPConnection] = []
         self.process = os.getpid()
 
@@ -124,7 +130,10 @@ class Http:
         while True:
             connection, is_reused = self._take()
             try:
-                return self._on(connection, route, pieces)
+                answer = self._on(connection, route, pieces)
+            except FarfieldError:
+                connection.close()
+                raise
             except TimeoutError:
                 connection.close()
                 raise DeadlineError(f"{self.url} did not answer within {self.timeout_s:g} s") from None
@@ -147,10 +156,14 @@ class Http:
             except BaseException:
                 connection.close()
                 raise
+            else:
+                if isinstance(answer, FarfieldError):
+                    raise answer
+                return answer
 
     def _on(
         self, connection: http.client.HTTPConnection, route: str, pieces: list[memoryview]
-    ) -> tuple[memoryview, Timing]:
+    ) -> tuple[memoryview, Timing] | FarfieldError:
         length = sum(len(piece) for piece in pieces)
         connection.putrequest("POST", self.base + route, skip_accept_encoding=True)
         for name, value in self.headers.items():
@@ -168,7 +181,7 @@ class Http:
                     connection.send(piece)
         response = connection.getresponse()
         if response.status != 200:
-            raise self._refused(connection, response)
+            return self._refused(connection, response)
         size = response.length
         if size is None or response.headers.get_content_type() != wire.FRAME:
             raise ProtocolError(f"{self.url} answered with {response.headers.get_content_type()}")
@@ -190,6 +203,8 @@ class Http:
         kind = response.headers.get_content_type()
         if response.isclosed():
             self._give(connection, response)
+        else:
+            connection.close()
         if kind != "application/problem+msgpack":
             return ProtocolError(
                 f"{self.url} answered {response.status} {response.reason} as {kind}: is this a Farfield server?"
@@ -200,19 +215,19 @@ class Http:
             return ProtocolError(f"{self.url} answered {response.status} with a body that cannot be read: {error}")
 
     def _take(self) -> tuple[http.client.HTTPConnection, bool]:
-        with self.lock:
-            if self.process != os.getpid():
-                self.process, self.idle = os.getpid(), []  # the parent's connections are not ours to use
-            if self.idle:
-                return self.idle.pop(), True
+        # Without a lock: one that another thread held at a fork would stay locked in the child for ever.
+        if self.process != os.getpid():
+            self.close()  # the parent's connections are not ours to use
+            self.process = os.getpid()
+        with contextlib.suppress(IndexError):
+            return self.idle.pop(), True
         return self._open(), False
 
     def _give(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        with self.lock:
-            if not response.will_close and len(self.idle) < IDLE_CONNECTIONS:
-                self.idle.append(connection)
-                return
-        connection.close()
+        if not response.will_close and len(self.idle) < IDLE_CONNECTIONS:
+            self.idle.append(connection)
+        else:
+            connection.close()
 
     def _open(self) -> http.client.HTTPConnection:
         if self.socket_path is not None:
@@ -225,10 +240,13 @@ class Http:
 
     def close(self) -> None:
         """Close the idle connections."""
-        with self.lock:
-            idle, self.idle = self.idle, []
-        for connection in idle:
-            connection.close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self.idle.pop().close()
+
+
+def _unusable(url: str, why: str) -> ArgumentError:
+    return ArgumentError(f"the URL '{url}' {why}; the forms are {SCHEMES}", field="url")
 
 
 class _UnixConnection(http.client.HTTPConnection):

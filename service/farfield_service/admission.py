@@ -53,7 +53,7 @@ def check_body_headers(settings: Settings, headers: dict[str, str]) -> tuple[str
     length = headers.get("content-length")
     if length is None:
         raise LengthRequired("send Content-Length: chunked bodies are not taken")
-    if not length.isdigit() or len(length) > 18:
+    if not (length.isascii() and length.isdigit()) or len(length) > 18:
         raise BadRequest(f"Content-Length '{length[:40]}' is not a number")
     if int(length) > settings.max_body_bytes:
         raise LimitError(

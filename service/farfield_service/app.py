@@ -87,7 +87,9 @@ def _as_error(raised: Exception) -> FarfieldError:
 async def _answer_error(request: Request, raised: Exception) -> Response:
     error = _as_error(raised)
     request.scope["farfield.reason"] = error.code
-    return error_response(error, request.scope["farfield.request_id"], dict(request.headers))
+    response = error_response(error, request.scope["farfield.request_id"], dict(request.headers))
+    response.headers.update(getattr(raised, "headers", None) or {})  # Allow, of a 405
+    return response
 
 
 def error_response(error: FarfieldError, request_id: str, headers: dict[str, str]) -> Response:

@@ -12,6 +12,8 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 
+from farfield_kernels.errors import LimitError
+
 from .errors import ServerBusy
 
 ALIGNMENT = 4096
@@ -64,8 +66,10 @@ class Arena:
         """The first free range that is large enough.
 
         Raises:
-            ServerBusy: there is none now.
+            ServerBusy: there is none now. LimitError: there can never be one.
         """
+        if size > self.size:
+            raise LimitError(f"{size} bytes are above this server's {self.size} of shared memory", limit=self.size)
         wanted = max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
         for place, (offset, available) in enumerate(self.ranges):
             if available >= wanted:

@@ -11,6 +11,7 @@ from .cli import CommandError
 
 EXAMPLE = "sum_reduction.py"
 STOP_TIMEOUT_S = 15
+REMOTE = ("FARFIELD_HOST", "FARFIELD_UDS", "FARFIELD_TOKENS", "FARFIELD_URL", "FARFIELD_TOKEN")  # not the demo's
 
 
 def run_demo(script: str | None) -> int:
@@ -23,15 +24,15 @@ def run_demo(script: str | None) -> int:
     if not path.is_file():
         raise CommandError(f"there is no script {path}")
     command = [sys.executable, "-m", "farfield_service.cli", "serve", "--port", "0", "--log-level", "warning"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {name: value for name, value in os.environ.items() if name not in REMOTE}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert server.stdout is not None
         line = server.stdout.readline()
         if not line:
             raise CommandError(f"the server did not start: it ended with {server.wait()}")
         print(line.strip(), flush=True)
-        environment = os.environ | {"FARFIELD_URL": line.split()[-1]}
-        environment.pop("FARFIELD_TOKEN", None)
+        environment |= {"FARFIELD_URL": line.split()[-1]}
         return subprocess.run([sys.executable, str(path)], env=environment, check=False).returncode
     finally:
         server.terminate()

@@ -10,6 +10,7 @@ FarfieldError (of the compiler)
     ├── UnsupportedMediaType  neither of the two body formats
     ├── ServerBusy            queue or arena are full; try again
     ├── Draining              the server is stopping; try again
+    ├── NoWorker              the worker program does not start; the operator must look
     ├── WorkerDied            the worker died twice under this request
     ├── JobTimeout            it ran longer than the server allows
     └── InternalError         a defect of the server
@@ -83,6 +84,13 @@ class Draining(ServiceError):
     retry_after_s = 5.0
 
 
+class NoWorker(ServiceError):
+    """The worker program does not start."""
+
+    code = "no_worker"
+    retry_after_s = 30.0
+
+
 class WorkerDied(ServiceError):
     """The worker died under this request, and again when it was replayed."""
 
@@ -128,6 +136,7 @@ ANSWERS: dict[str, Answer] = {
     "unsupported_media_type": Answer(415),
     "server_busy": Answer(503, retryable=True),
     "draining": Answer(503, retryable=True),
+    "no_worker": Answer(503, retryable=True),
     "worker_died": Answer(500),
     "job_timeout": Answer(504),
     "internal_error": Answer(500),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -13,16 +13,13 @@ from prometheus_client import (
     generate_latest,
 )
 
-if TYPE_CHECKING:
-    from .state import State
-
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class Metrics:
     """A registry of its own, so that two servers in one process do not share counts."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "farfield_requests", "Requests answered", ["op", "status", "reason"], registry=self.registry
@@ -34,16 +31,10 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        readings = {
-            "farfield_queue_jobs": ("Requests waiting for a worker", lambda: len(state.queue)),
-            "farfield_arena_used_bytes": ("Shared memory leased", lambda: state.arena.used),
-            "farfield_arena_size_bytes": ("Shared memory in all", lambda: state.arena.size),
-            "farfield_workers_ready": ("Workers that are up", lambda: int(state.pool.is_ready)),
-            "farfield_worker_restarts": ("Workers replaced", lambda: state.pool.restarts),
-            "farfield_draining": ("1 while the server is stopping", lambda: int(state.is_draining)),
-        }
-        for name, (help_text, read) in readings.items():
-            Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """Show a value that is read when the metrics are."""
+        Gauge(name, meaning, registry=self.registry).set_function(read)
 
     def observe_phases(self, op: str, timing_ms: dict[str, float]) -> None:
         """Count the phases of one answered request."""

@@ -21,12 +21,13 @@ from typing import Any
 import msgspec
 
 from .arena import Arena
-from .errors import JobTimeout, ServiceError, WorkerDied
+from .errors import JobTimeout, NoWorker, ServiceError, WorkerDied
 from .queue import Job, Queue
 from .settings import Settings
 
 LENGTH = struct.Struct("<I")
 MAX_ATTEMPTS = 2
+HOPELESS_STARTS = 3  # failed starts in a row after which requests are refused instead of left waiting
 RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row that did not succeed
 
 log = logging.getLogger("farfield.pool")
@@ -61,6 +62,8 @@ class Worker:
         worker = cls(process, reader, writer)
         try:
             worker.facts = await asyncio.wait_for(worker.receive(), settings.worker_start_timeout_s)
+            if "error" in worker.facts:
+                raise Gone(worker.facts["error"])
         except BaseException:
             worker.kill()
             raise
@@ -111,6 +114,7 @@ class Pool:
         self.settings, self.arena, self.queue = settings, arena, queue
         self.worker: Worker | None = None
         self.restarts = 0
+        self.failed_starts = 0
         self.last_failure: str | None = None
         self.running: Job | None = None
         self.task: asyncio.Task[None] | None = None
@@ -130,42 +134,57 @@ class Pool:
         self.task = asyncio.create_task(self._work(), name="farfield pool")
 
     async def end(self) -> None:
-        """Stop after the job that runs, at most `drain_s` later."""
-        deadline = time.monotonic() + self.settings.drain_s
-        while (self.running or len(self.queue)) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        """Stop the worker. HTTP requests were given `drain_s` before: nobody waits for a job that still runs."""
+        is_busy = self.running is not None
         if self.task:
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self.task
         if self.worker:
-            await self.worker.stop(timeout_s=2.0)
+            await self.worker.stop(timeout_s=0.0 if is_busy else 2.0)
+
+    def check(self) -> None:
+        """Pass if a request would be computed, now or when the worker is up.
+
+        Raises:
+            NoWorker: the worker program does not start.
+        """
+        if self.failed_starts >= HOPELESS_STARTS:
+            raise NoWorker(f"no worker is up: {self.last_failure}")
 
     async def _work(self) -> None:
         while True:
-            worker = await self._started()
-            job = await self.queue.get()
-            self.running = job
+            await self._started()
+            self.running = await self.queue.get()
             try:
-                await self._run(worker, job)
+                await self._run(self.running)
             finally:
                 self.running = None
 
     async def _started(self) -> Worker:
-        failures = 0
         while self.worker is None or self.worker.process.poll() is not None:
             if self.worker is not None:
                 self._lost("it ended while idle")
-            await asyncio.sleep(RESTART_PAUSE_S[min(failures, len(RESTART_PAUSE_S) - 1)])
+            await asyncio.sleep(RESTART_PAUSE_S[min(self.failed_starts, len(RESTART_PAUSE_S) - 1)])
             try:
                 self.worker = await Worker.start(self.settings, self.arena)
-                self.last_failure = None
+                self.failed_starts, self.last_failure = 0, None
                 log.info("worker %d is up: %s", self.worker.process.pid, self.worker.facts)
             except (Gone, TimeoutError, OSError) as error:
-                failures += 1
-                self.last_failure = f"the worker did not start: {type(error).__name__} {error}"
+                self.failed_starts += 1
+                reason = str(error) or f"{type(error).__name__}, its log has the rest"
+                self.last_failure = f"the worker did not start: {reason}"
                 log.error("%s", self.last_failure)
+                self._refuse_waiting()
         return self.worker
+
+    def _refuse_waiting(self) -> None:
+        """Nobody waits for a worker that does not start."""
+        try:
+            self.check()
+        except NoWorker as error:
+            for job in [*self.queue.drain(), *([self.running] if self.running else [])]:
+                self._fail(job, error)
 
     def _lost(self, reason: str) -> None:
         assert self.worker is not None
@@ -174,11 +193,14 @@ class Pool:
         self.worker = None
         self.restarts += 1
 
-    async def _run(self, worker: Worker, job: Job) -> None:
-        """Run one job, on a new worker if this one dies under it the first time."""
+    async def _run(self, job: Job) -> None:
+        """Run one job, on a new worker if the first one dies under it."""
         timeout_s = self.settings.job_timeout_s
-        job.started_at = time.perf_counter()
         while True:
+            worker = await self._started()
+            if job.done.done():  # refused meanwhile
+                return
+            job.started_at = time.perf_counter()
             job.attempts += 1
             try:
                 self._finish(job, await asyncio.wait_for(worker.run(job.message), timeout_s))
@@ -192,7 +214,6 @@ class Pool:
                 if job.attempts == MAX_ATTEMPTS:
                     self._fail(job, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
                     return
-            worker = await self._started()
 
     @staticmethod
     def _finish(job: Job, reply: dict[str, Any]) -> None:

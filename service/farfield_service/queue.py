@@ -59,6 +59,10 @@ class Queue:
         except asyncio.QueueFull:
             raise ServerBusy(f"{self.limit} requests are waiting already", limit=self.limit) from None
 
+    def drain(self) -> list[Job]:
+        """All jobs that wait, taken out of the queue."""
+        return [self.jobs.get_nowait() for _ in range(self.jobs.qsize())]
+
     async def get(self) -> Job:
         """The next job that somebody still waits for."""
         while True:

@@ -8,11 +8,12 @@ from msgspec import Meta
 from pydantic import BaseModel, ConfigDict, Field
 
 from farfield_kernels.operation import MAX_ORDER, Operation, Spec, read
-from farfield_kernels.parse import MAX_VARIABLES
+from farfield_kernels.parse import MAX_TEXT, MAX_VARIABLES
 
 from .errors import BadRequest
 
-_Words = Annotated[list[str], Meta(max_length=MAX_VARIABLES)]
+_Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+_Texts = Annotated[list[_Text], Meta(max_length=MAX_VARIABLES)]
 _Numbers = Annotated[list[int], Meta(max_length=4 * MAX_VARIABLES)]
 
 
@@ -21,9 +22,9 @@ class Words(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    formula: str = Field(description="such as Square(p-a)*Exp(x+y)")
-    variables: _Words = Field(description="one declaration per argument, such as 'x = Vi(3)'")
-    reduction: str = Field("Sum", description="see /v1/operators")
+    formula: _Text = Field(description="such as Square(p-a)*Exp(x+y)")
+    variables: _Texts = Field(description="one declaration per argument, such as 'x = Vi(3)'")
+    reduction: _Text = Field("Sum", description="see /v1/operators")
     axis: int = Field(1, description="the axis summed away: 1 reduces over j, 0 over i")
     wrt: Annotated[list[_Numbers], Meta(max_length=MAX_ORDER)] = Field(
         default_factory=list,

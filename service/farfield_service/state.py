@@ -20,7 +20,13 @@ class State:
     queue: Queue
     pool: Pool
     is_draining: bool = False
-    metrics: Metrics = field(init=False)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self)
+        watch = self.metrics.watch
+        watch("farfield_queue_jobs", "Requests waiting for a worker", lambda: len(self.queue))
+        watch("farfield_arena_used_bytes", "Shared memory leased", lambda: self.arena.used)
+        watch("farfield_arena_size_bytes", "Shared memory in all", lambda: self.arena.size)
+        watch("farfield_workers_ready", "Workers that are up", lambda: self.pool.is_ready)
+        watch("farfield_worker_restarts", "Workers replaced", lambda: self.pool.restarts)
+        watch("farfield_draining", "1 while the server is stopping", lambda: self.is_draining)

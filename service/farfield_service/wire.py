@@ -28,6 +28,7 @@ ALIGNMENT = 64
 MAX_HEADER_BYTES = 64 * 1024
 MAX_TENSORS = 256
 MAX_AXES = 8
+MAX_REASON = 200  # characters of a decoder's message, which may quote what was sent
 
 
 class TensorHeader(msgspec.Struct, forbid_unknown_fields=True):
@@ -90,11 +91,17 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], data: memoryview) -> Any:
     try:
         return decoder.decode(data)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the msgpack cannot be read: {error}") from None
+        raise BadRequest(f"the msgpack cannot be read: {str(error)[:MAX_REASON]}") from None
 
 
 def frame_header_end(prefix: memoryview) -> int:
-    """Where the header of a frame ends, from its first 16 bytes."""
+    """Where the header of a frame ends, from its first 16 bytes.
+
+    Raises:
+        BadRequest: there are fewer, or they are not those of a frame.
+    """
+    if len(prefix) < PREFIX.size:
+        raise BadRequest(f"a frame has at least {PREFIX.size} bytes, this one {len(prefix)}")
     magic, header_bytes, flags, _ = PREFIX.unpack_from(prefix)
     if magic != MAGIC:
         raise BadRequest(f"a frame begins with {MAGIC!r}, this one with {bytes(magic)!r}")

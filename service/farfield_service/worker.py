@@ -39,7 +39,11 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     arena = memoryview(mmap.mmap(arena_fd, arena_bytes))
     connection = socket.socket(fileno=control)
-    device = resolve_device(arguments[3])
+    try:
+        device = resolve_device(arguments[3])
+    except FarfieldError as error:
+        _send(connection, {"error": error.message})
+        return 1
     _send(connection, _facts(device))
     while (message := _receive(connection)) is not None:
         _send(connection, _compute(message, arena, device))

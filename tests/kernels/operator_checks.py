@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from farfield_kernels import engine, operation
+from farfield_kernels.build import import_cupy
 from farfield_kernels.differentiate import Term, vjp
 from farfield_kernels.emit import emit
 from farfield_kernels.expr import OPERATORS, Array, Expr, apply, variable
-from farfield_kernels.launch import CpuKernel
-from farfield_kernels.lower import lower
+from farfield_kernels.launch import CpuKernel, CudaKernel
+from farfield_kernels.lower import Program, lower
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.rewrite import rewrite
-from farfield_kernels.schedule import plan
+from farfield_kernels.schedule import Device, Schedule, plan
 
 ROWS = 37  # samples; a multiple of no vector width
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # relative to max(1, |reference|)
@@ -43,19 +45,32 @@ class Arguments:
         return self.add(array), array
 
 
+def stages(formulas: Sequence[Expr], dtype: str, device: Device = "cpu") -> tuple[Program, Schedule, str]:
+    """Program, schedule and source of one kernel that sums each formula over its columns and keeps axis i."""
+    program = lower([Term(rewrite(formula), REDUCTIONS["Sum"], "i") for formula in formulas], "i")
+    schedule = plan(program, device, dtype)
+    return program, schedule, emit(program, schedule)
+
+
 def compiled_kernel(formulas: Sequence[Expr], dtype: str) -> CpuKernel:
-    """One kernel that sums each formula over its columns and keeps axis i, through every stage of the engine."""
-    terms = [Term(rewrite(formula), REDUCTIONS["Sum"], "i") for formula in formulas]
-    program = lower(terms, "i")
-    schedule = plan(program, "cpu", dtype)
-    return CpuKernel(program, schedule, emit(program, schedule))
+    """That kernel for the CPU."""
+    return CpuKernel(*stages(formulas, dtype))
 
 
-def evaluate(formulas: Sequence[Expr], arrays: Sequence[Array], dtype: str, rows: int = ROWS) -> list[Array]:
+def evaluate(
+    formulas: Sequence[Expr], arrays: Sequence[Array], dtype: str, rows: int = ROWS, device: Device = "cpu"
+) -> list[Array]:
     """Values of formulas by one compiled kernel with one column: a (rows, dim) array each."""
+    inputs = [np.ascontiguousarray(array, dtype) for array in arrays]
+    if device == "cuda":
+        cupy = import_cupy()
+        on_device = CudaKernel(*stages(formulas, dtype, device))
+        written = [cupy.empty((rows, output.count), dtype) for output in on_device.program.outputs]
+        on_device([cupy.asarray(array) for array in inputs], written, rows, 1)
+        return [cupy.asnumpy(array) for array in written]
     kernel = compiled_kernel(formulas, dtype)
     outputs = [np.empty((rows, output.count), dtype) for output in kernel.program.outputs]
-    kernel([np.ascontiguousarray(array, dtype) for array in arrays], outputs, rows, 1)
+    kernel(inputs, outputs, rows, 1)
     return outputs
 
 
@@ -86,7 +101,8 @@ class Call:
         return np.broadcast_to(value, (ROWS, value.shape[-1]))
 
 
-def _calls(name: str, arguments: Arguments, dtype: str) -> list[Call]:
+def calls_of(name: str, arguments: Arguments, dtype: str) -> list[Call]:
+    """Every declared case of an operator on operands from its domain."""
     operator = OPERATORS[name]
     calls = []
     for case in operator.cases:
@@ -108,16 +124,16 @@ def _with_integers(reference: Callable[..., Array], integers: tuple[int, ...], *
     return reference(*points, *integers)
 
 
-def check_value(name: str, dtype: str) -> None:
-    """The emitted C++ of every case agrees with the reference, computed once per row and once per pair."""
+def check_value(name: str, dtype: str, device: Device = "cpu") -> None:
+    """The emitted code of every case agrees with the reference, computed once per row and once per pair."""
     arguments = Arguments()
-    calls = _calls(name, arguments, dtype)
+    calls = calls_of(name, arguments, dtype)
     one = arguments.add(np.ones((1, 1)), "j")
     at_pairs = [
         apply(name, *(operand * one for operand in call.operands), *case.integers)
         for call, case in zip(calls, OPERATORS[name].cases, strict=True)
     ]
-    values = evaluate([call.formula for call in calls] + at_pairs, arguments.arrays, dtype)
+    values = evaluate([call.formula for call in calls] + at_pairs, arguments.arrays, dtype, device=device)
     for call, at_row, at_pair in zip(calls, values[: len(calls)], values[len(calls) :], strict=True):
         expected = call.expected()
         assert call.formula.dim == expected.shape[-1], f"{call.what}: dim {call.formula.dim}"
@@ -142,7 +158,7 @@ def _moved(points: Sequence[Array], directions: Sequence[Array | None], by: floa
 def check_vjp(name: str) -> None:
     """<vjp(g), d> = <g, derivative along d> for each operand, the derivative by differences of the reference."""
     arguments = Arguments()
-    calls = _calls(name, arguments, "float64")
+    calls = calls_of(name, arguments, "float64")
     cotangents = [arguments.draw(call.formula.dim) for call in calls]
     swept = [
         vjp([(call.formula, g)], call.operands) if call.operands else []
@@ -167,7 +183,7 @@ def check_vjp(name: str) -> None:
 def check_second_order(name: str) -> None:
     """The vjp of the vjp agrees with mixed second differences of the reference, cotangent included."""
     arguments = Arguments()
-    calls = _calls(name, arguments, "float64")
+    calls = calls_of(name, arguments, "float64")
     formulas, cases = [], []
     for call in calls:
         if not call.operands:

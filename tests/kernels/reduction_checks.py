@@ -1,7 +1,7 @@
-"""Reduction declaration -> checks of it: the emitted kernels against its NumPy reference, its gradient against differences.
+"""Reduction declaration -> checks: emitted kernels against its NumPy reference, gradient against differences.
 
-Each check takes the name of a reduction. One formula serves them all; its arrays hold few distinct numbers, so that
-ties occur, and the sizes lie around the tiles, blocks and chunks of the schedules.
+Each check takes the name of a reduction. One formula serves them all; its arrays hold few distinct numbers, so
+that ties occur, and the sizes lie around the tiles, blocks and chunks of the schedules.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import numpy as np
+
 from farfield_kernels import engine, launch
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
+from farfield_kernels.schedule import Device
 
 from .operator_checks import slope
 
@@ -25,8 +27,9 @@ TOLERANCE = {"float32": 2e-6, "float64": 1e-13}  # relative to the largest numbe
 
 # (M, N): around vector widths, the row block of 256, tiles of 256 and 1024, chunks of 32 and 64.
 SIZES = (
-    (0, 0), (0, 7), (7, 0), (1, 1), (1, 7), (7, 1), (15, 16), (16, 15), (17, 31), (31, 33), (33, 17), (64, 65), (2, 600),
-    (255, 33), (256, 32), (257, 31), (600, 15), (16, 255), (15, 256), (17, 257), (3, 1023), (2, 1024), (1, 1025),
+    (0, 0), (0, 7), (7, 0), (1, 1), (1, 7), (7, 1), (15, 16), (16, 15), (17, 31), (31, 33), (33, 17), (64, 65),
+    (2, 600), (255, 33), (256, 32), (257, 31), (600, 15), (16, 255), (15, 256), (17, 257),
+    (3, 1023), (2, 1024), (1, 1025),
 )  # fmt: skip
 
 
@@ -40,9 +43,9 @@ def draw(M: int, N: int, dtype: str, seed: int = 0) -> list[Array]:
 def forced_splits(splits: int, threads: int = 2) -> Iterator[None]:
     """Columns are split into that many parts, whatever the sizes."""
     with (
-        mock.patch.object(launch, "split", lambda *_: splits),
+        mock.patch.object(launch, "split", return_value=splits),
         mock.patch.object(launch, "SMALLEST_SHARED_WORK", -1),
-        mock.patch.object(launch, "thread_count", lambda: threads),
+        mock.patch.object(launch, "thread_count", return_value=threads),
     ):
         yield
 
@@ -63,30 +66,32 @@ def assert_results(got: Sequence[Array], expected: Sequence[Array], tolerance: f
         assert worst <= tolerance * scale, f"{what}: result {place} off by {worst:.2e}, the largest is {scale:.2e}"
 
 
-def check_reduction(name: str, dtype: str, axis: int, sizes: Sequence[tuple[int, int]] = SIZES) -> None:
+def check_reduction(
+    name: str, dtype: str, axis: int, sizes: Sequence[tuple[int, int]] = SIZES, device: Device = "cpu"
+) -> None:
     """The kernel agrees with the reference for every size, in one piece and with its columns split."""
     spec = Spec(FORMULA, VARIABLES, name, axis)
     for M, N in sizes:
         arrays = draw(M, N, dtype)
         expected = reference(read(spec), arrays)
         what = f"{name} over axis {axis}, M={M}, N={N}, {dtype}"
-        assert_results(engine.run(spec, arrays, device="cpu").arrays, expected, TOLERANCE[dtype], what)
+        assert_results(engine.run(spec, arrays, device=device).arrays, expected, TOLERANCE[dtype], what)
         with forced_splits(3):
-            split = engine.run(spec, arrays, device="cpu").arrays
+            split = engine.run(spec, arrays, device=device).arrays
         assert_results(split, expected, TOLERANCE[dtype], f"{what}, 3 splits")
 
 
-def check_gradient(name: str, axis: int) -> None:
-    """<vjp(e), d> = <e, difference quotient along d> for every argument, through saved results if there are any."""
+def check_gradient(name: str, axis: int, device: Device = "cpu") -> None:
+    """<vjp(e), d> = <e, difference quotient along d> for every argument, through saved results if any."""
     spec = Spec(FORMULA, VARIABLES, REDUCTIONS[name].saving or name, axis)
     rng = np.random.default_rng(1)
     arrays = [rng.standard_normal(shape) for shape in ((5, 2), (6, 2), (6, 1), (2,))]
     operation = read(spec)
-    results = engine.run(spec, arrays, device="cpu").arrays
+    results = engine.run(spec, arrays, device=device).arrays
     cotangents = [rng.standard_normal(r.shape) for r in results if r.dtype.kind == "f"]
     saved = [results[place] for place in operation.saved]
     vjp = spec.vjp((0, 1, 2, 3))
-    gradients = engine.run(vjp, [*arrays, *saved, *cotangents], device="cpu").arrays
+    gradients = engine.run(vjp, [*arrays, *saved, *cotangents], device=device).arrays
     for place, gradient in enumerate(gradients):
         direction = rng.standard_normal(arrays[place].shape)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from farfield_kernels import build
 from farfield_kernels.expr import Array, apply, variable
 from kernels.operator_checks import compiled_kernel
@@ -16,7 +16,7 @@ TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
 
 
 @pytest.fixture(params=TARGETS)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Kernels are compiled for one instruction set."""
     name = str(request.param)
     if name != "native" and platform.machine() != "x86_64":
@@ -25,7 +25,7 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         pytest.skip("this processor has no AVX2")
     flags = tuple(flag.replace("native", TARGETS[name]) for flag in build.CPP_FLAGS)
     monkeypatch.setattr(build, "CPP_FLAGS", flags)
-    yield name
+    return name
 
 
 def computed_exp(points: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The generated checks notice broken declarations: each is broken on purpose here, and each check is seen to fail."""
+"""Declarations broken on purpose: each generated check is seen to fail, and to pass for the right one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from farfield_kernels.expr import OPERATORS, apply, constant
 from farfield_kernels.reductions import REDUCTIONS, Field, Result
 from kernels.operator_checks import check_second_order, check_value, check_vjp, forget_compiled_formulas
@@ -57,12 +58,14 @@ BROKEN_OPERATORS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], 
     ("Mult", "no cotangent of b", vjp(lambda g, y, a, b: (g * b, None)), check_vjp),
     ("Log", "derivative of nothing", vjp(lambda g, y, a: (None,)), check_vjp),
     ("Log", "derivative not a function of a", vjp(lambda g, y, a: (g * constant(1.0),)), check_vjp),
-    ("Extract", "derivative put at 0", vjp(lambda g, y, a, start, d: (apply("ExtractT", g, 0, a.dim),)), check_vjp),
+    ("Extract", "derivative put at 0",
+     vjp(lambda g, y, a, start, d: (apply("ExtractT", g, 0, a.dim),)), check_vjp),
     ("Concat", "derivative cut at the wrong place",
      vjp(lambda g, y, a, b: (apply("Extract", g, b.dim, a.dim), apply("Extract", g, 0, b.dim))), check_vjp),
     ("Exp", "derivative depends on the cotangent twice", vjp(lambda g, y, a: (g * y * g,)), check_vjp),
     ("Exp", "second derivative", vjp(lambda g, y, a: (g * y + 0.5 * (g * g),)), check_second_order),
-    ("Cos", "seen in the second derivative of Sin alone", vjp(lambda g, y, a: (g * apply("Sin", a),)), second_of_sin),
+    ("Cos", "seen in the second derivative of Sin alone",
+     vjp(lambda g, y, a: (g * apply("Sin", a),)), second_of_sin),
     ("Divide", "operands swapped in the C text", code("$b / $a", 2), values),
     ("Subtract", "operands swapped in the C text", code("$b - $a", 2), values),
     ("Exp", "another function in the C text", code("exp(-$a)", 1), values),
@@ -76,7 +79,8 @@ BROKEN_OPERATORS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], 
     ("Sum", "last component left out",
      {"lower": lambda emit, operands, dim, params: [operands[0][0]]}, values),
     ("SqDist", "wrong definition", {"definition": lambda a, b: apply("SqNorm2", a + b)}, values),
-    ("ElemT", "integers swapped", {"definition": lambda a, n, m: apply("ExtractT", a, max(n - 1 - m, 0), n)}, values),
+    ("ElemT", "integers swapped",
+     {"definition": lambda a, n, m: apply("ExtractT", a, max(n - 1 - m, 0), n)}, values),
 )  # fmt: skip
 
 BROKEN_REDUCTIONS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], ...] = (
@@ -97,7 +101,8 @@ BROKEN_REDUCTIONS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]],
     ("LogSumExp", "identity", {"state": (Field("m", "K(0)"), Field("s", "K(1)"))}, small_sizes),
     ("LogSumExp", "merge does not shift", {"merge": "$s = $s + $s2; $m = $m > $m2 ? $m : $m2;"}, small_sizes),
     ("LogSumExp", "finish forgets the shift", {"results": (Result("log($s)"),)}, small_sizes),
-    ("LogSumExp", "gradient not normalised", {"gradient": lambda f, saved, e, over: e * apply("Exp", f)}, gradient),
+    ("LogSumExp", "gradient not normalised",
+     {"gradient": lambda f, saved, e, over: e * apply("Exp", f)}, gradient),
     ("Max_ArgMax", "gradient goes to every column", {"gradient": lambda f, saved, e, over: e}, gradient),
 )  # fmt: skip
 

@@ -1,8 +1,9 @@
-"""Every declared operator: value, derivative, second derivative, generated from its declaration; then edge values."""
+"""Every declared operator: value, derivative and second derivative, generated from its declaration."""
 
 from __future__ import annotations
 
 import pytest
+
 from farfield_kernels.operators import named_operators
 from kernels.operator_checks import check_second_order, check_value, check_vjp
 

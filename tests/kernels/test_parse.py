@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from farfield_kernels import engine
 from farfield_kernels.errors import FarfieldError, FormulaError, NotYetAvailable
 from farfield_kernels.expr import Expr, variable
@@ -19,8 +22,6 @@ from farfield_kernels.operators import PLANNED_OPERATORS, PLANNED_REDUCTIONS, na
 from farfield_kernels.parse import parse_formula, parse_reduction, parse_variables
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 VARIABLES = ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)", "A = Pm(6)")
 
@@ -69,9 +70,9 @@ PRECEDENCE = (
     "u + v * w", "(u + v) * w", "u - v - w", "u / v / w", "u / v * w", "u * v / w", "u - (v - w)",
     "-u ** 2", "(-u) ** 2", "-u * v", "u * -v", "u - -v", "--u", "-(-u)", "- u + v", "u ** -1", "u ** -2 * v",
     "2 * u ** 2", "-2 ** 2 * u", "u | v + w", "u + v | w", "u | v * w", "-u | v", "(u | v) + w",
-    "u | v | w", "1.5 * u", "1e-3 * u", ".5 * u", "2. * u", "1E2 * u", "u * 3 == 3 * u", "u + v == w", "u == v | w",
-    "u*v+w*u-v/w", " ( u+v ) ", "\n u\t+\n v ", "u + 2 * (v - 3 * (w + u / 4))", "u ** 0.5 * w", "u ** -0.5",
-    "u ** 0", "u ** 1", "u ** 70",
+    "u | v | w", "1.5 * u", "1e-3 * u", ".5 * u", "2. * u", "1E2 * u", "u * 3 == 3 * u", "u + v == w",
+    "u == v | w", "u*v+w*u-v/w", " ( u+v ) ", "\n u\t+\n v ", "u + 2 * (v - 3 * (w + u / 4))", "u ** 0.5 * w",
+    "u ** -0.5", "u ** 0", "u ** 1", "u ** 70",
 )  # fmt: skip
 
 
@@ -81,11 +82,9 @@ def test_formulas_mean_what_python_reads() -> None:
     arrays = [np.array([number]) for number in (0.7, 1.3, 0.4)]
     names = {name: Number(array[0]) for name, array in zip("uvw", arrays, strict=True)}
     for text in PRECEDENCE:
-        if text in ("u ** 2 ** 1"):
-            continue
         expected = eval(" ".join(text.split()), {}, names)
         (got,) = reference(read(Spec(text, variables)), arrays)
-        assert got == pytest.approx([[expected.value]], rel=1e-14), text
+        assert got.item() == pytest.approx(expected.value, rel=1e-14), text
 
 
 def test_one_formula_has_one_graph() -> None:
@@ -172,7 +171,7 @@ WRONG_FORMULAS = (
 
 
 def test_wrong_formulas_say_what_and_where() -> None:
-    """Each wrong formula is a FormulaError whose message names the reason and whose caret stands under the place."""
+    """Each wrong formula is a FormulaError that names the reason, with the caret under the place."""
     for text, part, position in WRONG_FORMULAS:
         with pytest.raises(FormulaError) as caught:
             parse(text)
@@ -213,7 +212,7 @@ WRONG_VARIABLES = (
 
 
 def test_wrong_variables_say_what_and_where() -> None:
-    """Each wrong declaration is a FormulaError that names reason, place and declaration; 64 right ones are read."""
+    """Each wrong declaration is a FormulaError that names reason and place; 64 right ones are read."""
     for texts, part, position, field in WRONG_VARIABLES:
         with pytest.raises(FormulaError) as caught:
             parse_variables(texts)
@@ -227,7 +226,7 @@ def test_wrong_reductions_and_axes() -> None:
     """Unknown reductions name the nearest one and those there are; the `_Reduction` spelling is read."""
     assert parse_reduction("LogSumExp_Reduction") is parse_reduction("LogSumExp")
     with pytest.raises(
-        FormulaError, match="no reduction is called 'LogSunExp'; did you mean LogSumExp.*ArgMax"
+        FormulaError, match=r"no reduction is called 'LogSunExp'; did you mean LogSumExp.*ArgMax"
     ) as caught:
         parse_reduction("LogSunExp")
     assert caught.value.field == "reduction"
@@ -282,7 +281,7 @@ def refused(spec: Spec) -> str:
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_text_is_refused_fast_and_without_memory(what: str) -> None:
-    """Each is a FormulaError within 50 ms of processor time, prints no control character and leaves no memory behind."""
+    """Each is a FormulaError within 50 ms, prints no control character and leaves no memory behind."""
     spec = Spec(HOSTILE[what], VARIABLES)
     times = []
     for _ in range(5):
@@ -314,7 +313,7 @@ def _known_or_refused(text: str, read_it: Any) -> None:
     try:
         read_it(text)
     except FormulaError as error:
-        assert isinstance(str(error), str)
+        str(error)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -327,8 +326,8 @@ def test_any_text_is_a_formula_or_a_formula_error(text: str) -> None:
 
 
 WORDS = [
-    "x", "y", "a", "p", "A", "(", ")", ",", "+", "-", "*", "/", "**", "|", "==", "<", "[", "]", " ", "\n", "0", "1",
-    "2", "3", "-1", "0.5", "1e308", "1e9", "x\u00a0", *sorted(named_operators()), "Tanh", "Vi", "z",
+    "x", "y", "a", "p", "A", "(", ")", ",", "+", "-", "*", "/", "**", "|", "==", "<", "[", "]", " ", "\n", "0",
+    "1", "2", "3", "-1", "0.5", "1e308", "1e9", "x\u00a0", *sorted(named_operators()), "Tanh", "Vi", "z",
 ]  # fmt: skip
 
 
@@ -352,11 +351,11 @@ def test_any_call_is_a_formula_or_a_formula_error(data: st.DataObject) -> None:
 # ---- what is there and what is planned -----------------------------------------------------------------------
 
 LANGUAGE = """
-    Add Subtract Mult Divide Minus Inv Exp Log XLogX Sin Cos Asin Acos Atan SinXDivX Atan2 Pow Powf Square Sqrt Rsqrt
-    Abs Sign Step ReLU Clamp ClampInt DiffClampInt IfElse Mod Round Floor Equal NotEqual LessThan LessOrEqual
+    Add Subtract Mult Divide Minus Inv Exp Log XLogX Sin Cos Asin Acos Atan SinXDivX Atan2 Pow Powf Square Sqrt
+    Rsqrt Abs Sign Step ReLU Clamp ClampInt DiffClampInt IfElse Mod Round Floor Equal NotEqual LessThan LessOrEqual
     Scalprod Sum SumT Max Min ArgMax ArgMin SqNorm2 Norm2 Normalize SqDist SqNormIso SqNormDiag SymSqNorm
-    WeightedSqNorm WeightedSqDist Elem ElemT Extract ExtractT Concat OneHot MatVecMult VecMatMult TensorProd TensorDot
-    Kron BSpline SoftDTW_SqDist Factorize AutoFactorize
+    WeightedSqNorm WeightedSqDist Elem ElemT Extract ExtractT Concat OneHot MatVecMult VecMatMult TensorProd
+    TensorDot Kron BSpline SoftDTW_SqDist Factorize AutoFactorize
     IntCst IntInv RatCst Zero Ind Var Vi Vj Pm
     ComplexReal ComplexImag ComplexAbs ComplexSquareAbs ComplexAngle Real2Complex Imag2Complex ComplexExp1j Conj
     ComplexExp ComplexAdd ComplexSubtract ComplexMult ComplexDivide ComplexSum ComplexSumT ComplexRealScal
@@ -365,9 +364,9 @@ LANGUAGE = """
     Minimum And Or Not Hypot Where Cross Norm1 NormInf CosSim Softmax Gather I J
 """.split()
 LANGUAGE_REDUCTIONS = """
-    Sum LogSumExp LogSumExpWeight SumSoftMaxWeight SoftMax Max_SumShiftExp Max_SumShiftExpWeight Min Max ArgMin ArgMax
-    Min_ArgMin MinArgMin Max_ArgMax MaxArgMax KMin ArgKMin KMin_ArgKMin KMinArgKMin Mean Var Std Prod Count Any All
-    KMax ArgKMax KMax_ArgKMax
+    Sum LogSumExp LogSumExpWeight SumSoftMaxWeight SoftMax Max_SumShiftExp Max_SumShiftExpWeight Min Max ArgMin
+    ArgMax Min_ArgMin MinArgMin Max_ArgMax MaxArgMax KMin ArgKMin KMin_ArgKMin KMinArgKMin Mean Var Std Prod
+    Count Any All KMax ArgKMax KMax_ArgKMax
 """.split()
 
 
@@ -380,7 +379,7 @@ def test_every_name_of_the_language_is_there_or_planned() -> None:
 
 
 def test_planned_names_are_not_yet_available() -> None:
-    """A planned operator or reduction says so, at its place, and is a FormulaError; an unknown one is only that."""
+    """A planned operator or reduction says so, at its place; an unknown one is a plain FormulaError."""
     for name in sorted(PLANNED_OPERATORS):
         with pytest.raises(NotYetAvailable, match=f"{name} is known but not yet available") as caught:
             parse(f"x + {name}(x)")

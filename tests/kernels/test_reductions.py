@@ -1,10 +1,11 @@
-"""Every declared reduction: sizes around tiles and blocks, split columns, infinities, ties, accuracy, gradients."""
+"""Every declared reduction: sizes around tiles, split columns, infinities, ties, accuracy, gradients."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+
 from farfield_kernels import engine
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read

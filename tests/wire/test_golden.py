@@ -9,9 +9,18 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+
 from farfield.wire import decode_results, encode_call
 from farfield_kernels.operation import Spec
-from farfield_service.wire import FRAME, MSGPACK, Call, decode_frame, decode_msgpack, encode_results, frame_header_end
+from farfield_service.wire import (
+    FRAME,
+    MSGPACK,
+    Call,
+    decode_frame,
+    decode_msgpack,
+    encode_results,
+    frame_header_end,
+)
 from serving import Array, words
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from farfield.errors import ProtocolError
 from farfield.wire import decode_results, encode_call
 from farfield_kernels.operation import Spec

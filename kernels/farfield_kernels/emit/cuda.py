@@ -37,7 +37,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits{arguments}, f64 *partial) {{
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 split = blockIdx.y;
   const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
-  const i64 row0 = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
+  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
 {parameters}
 {load_rows}
 {identity}
@@ -146,7 +146,7 @@ class _Emitter:
     def load_rows(self) -> str:
         lines = []
         for r in self.row_range:
-            lines.append(f"const i64 row{r} = smaller(row0 + {r} * (i64)blockDim.x, rows - 1);")
+            lines.append(f"const i64 row{r} = smaller(first_row + {r} * (i64)blockDim.x, rows - 1);")
             lines += [
                 self._load(number, f"v{number}_{r}", f"row{r}")
                 for number in self.program.at("row")
@@ -256,7 +256,7 @@ class _Emitter:
     def store(self) -> str:
         lines = []
         for r in self.row_range:
-            lines.append(f"if (row0 + {r} * (i64)blockDim.x < rows) {{")
+            lines.append(f"if (first_row + {r} * (i64)blockDim.x < rows) {{")
             lines.append(f"  const i64 row = row{r};")
             lines.append("  if (splits == 1) {")
             lines.append(self.finish(r, 4))

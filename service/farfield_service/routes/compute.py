@@ -15,7 +15,7 @@ from farfield_kernels.operation import Operation, Sizes
 
 from ..admission import Room, check_body_headers, check_sizes, reserve
 from ..arena import Lease
-from ..errors import BadRequest, Draining, InternalError
+from ..errors import BadRequest, Draining, InternalError, ServerBusy
 from ..queue import Job
 from ..requests import Words, read_words
 from ..state import State
@@ -69,6 +69,9 @@ async def _answer(request: Request, *, is_vjp: bool) -> Response:
     state: State = request.app.state.farfield
     if state.is_draining:
         raise Draining("this server is stopping")
+    state.pool.check()
+    if state.pool.last_failure:
+        raise ServerBusy(state.pool.last_failure)
     kind, length = check_body_headers(state.settings, dict(request.headers))
     started = time.perf_counter()
     body = state.arena.lease(length)
@@ -78,9 +81,10 @@ async def _answer(request: Request, *, is_vjp: bool) -> Response:
         received = await _receive(request, state, kind, body, is_vjp=is_vjp)
         room = reserve(state.arena, received.operation, received.sizes)
         leases.append(room.lease)
-        job = Job(_message(received, body, room), leases, asyncio.get_running_loop().create_future())
+        waiting = Job(_message(received, body, room), leases, asyncio.get_running_loop().create_future())
         recv_ms = (time.perf_counter() - started) * 1e3
-        state.queue.put(job)
+        state.queue.put(waiting)
+        job = waiting
         reply = await job.done
         if "error" in reply:
             raise _rebuilt(reply["error"])

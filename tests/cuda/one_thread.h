@@ -1,0 +1,53 @@
+// What CUDA gives its programs, for a C++ compiler: emitted CUDA text runs unchanged, blocks one after another with
+// one thread each. Emitted kernels stride by blockDim, so one thread does the work of all. A tool of the tests: it
+// shows that the arithmetic and the indices are right, and nothing about barriers or races.
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+using std::cos;
+using std::exp;
+using std::fabs;
+using std::log;
+using std::pow;
+using std::sin;
+using std::sqrt;
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __launch_bounds__(threads)
+#define __syncthreads()
+
+struct OneThreadIndex {
+  unsigned x, y, z;
+};
+static OneThreadIndex threadIdx = {0, 0, 0}, blockIdx = {0, 0, 0}, blockDim = {1, 1, 1}, gridDim = {1, 1, 1};
+
+static inline double __longlong_as_double(long long bits) {
+  double number;
+  std::memcpy(&number, &bits, sizeof number);
+  return number;
+}
+
+template <typename... Arguments, std::size_t... place>
+void one_thread_call(void (*kernel)(Arguments...), void *const *arguments, std::index_sequence<place...>) {
+  kernel(*static_cast<Arguments *>(arguments[place])...);
+}
+
+template <typename... Arguments>
+void one_thread_grid(void (*kernel)(Arguments...), unsigned x, unsigned y, void *const *arguments) {
+  gridDim = {x, y, 1};
+  for (blockIdx.y = 0; blockIdx.y < y; blockIdx.y++)
+    for (blockIdx.x = 0; blockIdx.x < x; blockIdx.x++)
+      one_thread_call(kernel, arguments, std::make_index_sequence<sizeof...(Arguments)>());
+}
+
+// As cuLaunchKernel: a grid, and one pointer to each argument. Stands after the emitted text.
+#define ONE_THREAD_LAUNCH(kernel)                                                        \
+  extern "C" void launch_##kernel(unsigned x, unsigned y, void *const *arguments) {      \
+    one_thread_grid(kernel, x, y, arguments);                                            \
+  }

@@ -1,0 +1,187 @@
+"""The emitted CUDA text computes the right numbers: a C++ compiler runs it unchanged, one thread per block."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from farfield_kernels import engine
+from farfield_kernels.build import find_compiler
+from farfield_kernels.expr import Array
+from farfield_kernels.lower import Program
+from farfield_kernels.operation import Spec, check_arguments, read
+from farfield_kernels.operators import named_operators
+from farfield_kernels.reductions import REDUCTIONS
+from farfield_kernels.reference import bind_index, reference
+from farfield_kernels.schedule import Schedule
+from kernels.operator_checks import ROWS, TOLERANCE, Arguments, assert_close, calls_of, stages
+from kernels.reduction_checks import FORMULA, VARIABLES, assert_results, draw
+
+HEADER = Path(__file__).with_name("one_thread.h")
+SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
+
+# (M, N): around the tile of 128 columns, chunks of 8 and the rows that a thread holds.
+SIZES = (
+    (0, 5), (1, 0), (1, 1), (3, 7), (4, 8), (5, 9), (6, 127), (7, 128), (8, 129), (2, 255), (3, 257), (9, 600),
+)  # fmt: skip
+
+
+class OneThreadKernel:
+    """Emitted CUDA text behind the signature of `CudaKernel`, on NumPy arrays."""
+
+    def __init__(self, program: Program, schedule: Schedule, library: ctypes.CDLL) -> None:
+        self.program, self.schedule, self.library = program, schedule, library
+        self.fields = len(program.reduction.state) * len(program.components)
+
+    def __call__(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], rows: int, cols: int, splits: int
+    ) -> None:
+        """Run reduce, and merge if the columns were split."""
+        if rows == 0:
+            return
+        partial = np.full(splits * self.fields * rows, np.nan)
+        sizes = [ctypes.c_longlong(size) for size in (rows, cols, splits)]
+        taken = [self._pointer(inputs[position]) for position, _ in self.program.widths]
+        written = [self._pointer(array) for array in (*outputs, partial)]
+        blocks = -(-rows // self.schedule.rows)
+        self._launch(self.library.launch_farfield_reduce, blocks, splits, [*sizes, *taken, *written])
+        if splits > 1:
+            self._launch(self.library.launch_farfield_merge, rows, 1, [*sizes, *written])
+
+    @staticmethod
+    def _pointer(array: Array) -> ctypes.c_void_p:
+        return ctypes.c_void_p(array.ctypes.data)
+
+    @staticmethod
+    def _launch(entry: Any, x: int, y: int, arguments: list[Any]) -> None:
+        addresses = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        entry(ctypes.c_uint(x), ctypes.c_uint(y), addresses)
+
+
+Build = Callable[[Program, Schedule, str], OneThreadKernel]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Program, schedule and CUDA source -> a kernel that runs here; equal sources are compiled once."""
+    compiler = find_compiler()
+    if compiler is None:
+        pytest.skip("no C++ compiler is installed")
+    folder = tmp_path_factory.mktemp("one-thread")
+
+    @functools.cache
+    def library(source: str) -> ctypes.CDLL:
+        binary = folder / f"{library.cache_info().currsize}.so"
+        text = f"{source}\nONE_THREAD_LAUNCH(farfield_reduce)\nONE_THREAD_LAUNCH(farfield_merge)\n"
+        command = [compiler, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-include", str(HEADER)]
+        command += ["-x", "c++", "-", "-o", str(binary)]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return ctypes.CDLL(str(binary))
+
+    return lambda program, schedule, source: OneThreadKernel(program, schedule, library(source))
+
+
+def computed(build: Build, spec: Spec, arrays: Sequence[Array], splits: int) -> list[Array]:
+    """All results of a call by its CUDA kernels, as the engine puts them together."""
+    operation = read(spec)
+    sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
+    call = engine.plan_call(spec, sizes.dtype, "cuda")
+    results = [np.zeros(slot.shape(sizes.M, sizes.N), slot.dtype(sizes.dtype)) for slot in operation.results]
+    inputs = [
+        bind_index(array, sizes.dtype) if slot.is_index else np.ascontiguousarray(array)
+        for slot, array in zip(operation.arguments, arrays, strict=True)
+    ]
+    for stage in call.stages:
+        kernel = build(stage.program, stage.schedule, stage.source)
+        rows, cols = (sizes.N, sizes.M) if stage.program.row_axis == "j" else (sizes.M, sizes.N)
+        outputs = [
+            np.full((rows, output.count), np.nan) if output.is_sum else results[place]
+            for output, place in zip(stage.program.outputs, stage.results, strict=True)
+        ]
+        kernel(inputs, outputs, rows, cols, splits)
+        for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
+            if output.is_sum:
+                results[place][...] = written.sum(0)
+    return results
+
+
+def check(build: Build, spec: Spec, arrays: Sequence[Array], tolerance: float, what: str) -> None:
+    """Whole and in three splits, the CUDA text agrees with the reference."""
+    expected = reference(read(spec), arrays)
+    for splits in (1, 3):
+        got = computed(build, spec, arrays, splits)
+        assert_results(got, expected, tolerance, f"{what}, splits {splits}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(REDUCTIONS))
+def test_reductions(name: str, dtype: str, build: Build) -> None:
+    """Every reduction, at every size around tiles, over either axis."""
+    for axis in (0, 1) if dtype == "float32" else (1,):
+        for M, N in SIZES:
+            sizes = (M, N) if axis == 1 else (N, M)
+            arrays = draw(*sizes, dtype)
+            tolerance = 2e-6 if dtype == "float32" else 1e-13
+            check(build, Spec(FORMULA, VARIABLES, name, axis), arrays, tolerance, f"{name}, {sizes}, axis {axis}")
+
+
+def test_special_values(build: Build) -> None:
+    """NaN and infinities among the terms, in the first and the last tile, go where NumPy puts them."""
+    for name in sorted(REDUCTIONS):
+        spec = Spec("y", ("x = Vi(1)", "y = Vj(1)"), name)
+        for special in ({0: np.nan}, {299: np.nan}, {0: np.inf}, {299: -np.inf}, {5: np.inf, 250: np.nan},
+                        dict.fromkeys(range(300), -np.inf), {7: np.inf, 8: -np.inf}):  # fmt: skip
+            y = draw(1, 300, "float32")[1][:, :1]
+            y[list(special), 0] = list(special.values())
+            check(build, spec, [np.zeros((1, 1), "float32"), y], 2e-6, f"{name} with {list(special.items())[:2]}")
+
+
+def positive(shapes: tuple[tuple[int, ...], ...], dtype: str) -> list[Array]:
+    """Uniform numbers in [0.2, 1]."""
+    rng = np.random.default_rng(0)
+    return [rng.uniform(0.2, 1, shape).astype(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_seed_and_its_gradients(dtype: str, build: Build) -> None:
+    """Forward, all four gradients, and second order, at sizes around tiles."""
+    tolerance = 2e-6 if dtype == "float32" else 1e-13
+    for M, N in SIZES:
+        arrays = positive(((M, 3), (N, 3), (N, 1), (1,), (M, 3)), dtype)
+        arrays[2] *= -1  # p - a has one sign: nothing cancels in float32
+        check(build, SEED, arrays[:4], tolerance, f"seed, {M}, {N}")
+        check(build, SEED.vjp((0, 1, 2, 3)), arrays, tolerance, f"seed gradients, {M}, {N}")
+    second = SEED.vjp((0, 3)).vjp((0, 1, 2, 3, 4))
+    cotangents = positive(((M, 3), (1,)), dtype)
+    check(build, second, [*arrays, *cotangents], tolerance, "seed second order")
+
+
+@pytest.mark.parametrize("name", ["LogSumExp", "Max_ArgMax"])
+def test_gradients_through_saved_results(name: str, build: Build) -> None:
+    """Gradients that read results of the forward call, indices among them."""
+    spec = Spec(FORMULA, VARIABLES, name)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape) for shape in ((9, 2), (140, 2), (140, 1), (2,))]
+    saved = [reference(read(spec), arrays)[place] for place in read(spec).saved]
+    e = rng.standard_normal((9, 2))
+    check(build, spec.vjp((0, 1, 2, 3)), [*arrays, *saved, e], 1e-13, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_operators(dtype: str, build: Build) -> None:
+    """The C text of every operator and case gives the reference's values, all in one kernel."""
+    arguments = Arguments()
+    calls = [call for name in named_operators() for call in calls_of(name, arguments, dtype)]
+    kernel = build(*stages([call.formula for call in calls], dtype, "cuda"))
+    outputs = [np.empty((ROWS, output.count), dtype) for output in kernel.program.outputs]
+    kernel([np.ascontiguousarray(array, dtype) for array in arguments.arrays], outputs, ROWS, 1, 1)
+    for call, got in zip(calls, outputs, strict=True):
+        assert_close(got, call.expected(), TOLERANCE[dtype], call.what)

@@ -1,0 +1,87 @@
+"""Every kind of emitted CUDA source is accepted by NVRTC for the architectures in use; no GPU is needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from farfield_kernels import engine
+from farfield_kernels.build import CUDA_OPTIONS
+from farfield_kernels.operation import Spec
+from farfield_kernels.operators import named_operators
+from farfield_kernels.reductions import REDUCTIONS
+from kernels.operator_checks import Arguments, calls_of, stages
+from kernels.reduction_checks import FORMULA, VARIABLES
+
+ARCHITECTURES = ("sm_80", "sm_90")
+SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
+GAUSSIAN = Spec("Exp(-g*SqDist(x,y))*b", ("x = Vi(3)", "y = Vj(3)", "b = Vj(2)", "g = Pm(1)"))
+LOGSUMEXP = Spec("-SqDist(x,y)*g", ("x = Vi(3)", "y = Vj(3)", "g = Pm(1)"), "LogSumExp")
+SPECS = {
+    "seed": SEED,
+    "seed over i": Spec(SEED.formula, SEED.variables, axis=0),
+    "seed gradients": SEED.vjp((0, 1, 2, 3)),
+    "seed second gradients": SEED.vjp((0, 1, 2, 3)).vjp((0, 1, 2, 3, 4)),
+    "gaussian": GAUSSIAN,
+    "gaussian gradients": GAUSSIAN.vjp((0, 1, 2, 3)),
+    "logsumexp": LOGSUMEXP,
+    "logsumexp gradients": LOGSUMEXP.vjp((0, 1, 2)),
+    "maximum gradients": Spec(FORMULA, VARIABLES, "Max").vjp((0, 1, 2, 3)),
+    "wide": Spec("Exp(-SqDist(x,y))*b", ("x = Vi(40)", "y = Vj(40)", "b = Vj(30)")),
+    **{f"{name} of vectors": Spec(FORMULA, VARIABLES, name) for name in sorted(REDUCTIONS)},
+}
+
+Compile = Callable[[str, str], bytes]
+
+
+@pytest.fixture(scope="session")
+def nvrtc() -> Compile:
+    """Source and architecture -> cubin."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns about machines without a GPU
+        try:
+            from cupy.cuda.compiler import _NVRTCProgram
+            from cupy_backends.cuda.libs import nvrtc as library
+        except ImportError as error:
+            pytest.skip(f"CuPy is not installed ({error}): pip install 'farfield[cuda13]'")
+        try:
+            library.getVersion()
+        except Exception as error:
+            pytest.skip(f"NVRTC was not found ({error}): pip install 'farfield[cuda13]'")
+
+    def compiled(source: str, architecture: str) -> bytes:
+        program = _NVRTCProgram(source, "farfield.cu", method="cubin")
+        binary: bytes = program.compile((*CUDA_OPTIONS, f"-arch={architecture}"))[0]
+        return binary
+
+    return compiled
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SPECS)
+def test_emitted_source_compiles(name: str, dtype: str, nvrtc: Compile) -> None:
+    """All kernels of the call become machine code, and each has both entry points."""
+    for stage in engine.plan_call(SPECS[name], dtype, "cuda").stages:
+        for architecture in ARCHITECTURES:
+            binary = nvrtc(stage.source, architecture)
+            assert b"farfield_reduce" in binary
+            assert b"farfield_merge" in binary
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_operator_compiles(dtype: str, nvrtc: Compile) -> None:
+    """The C text of all operators, all cases in one kernel."""
+    arguments = Arguments()
+    formulas = [call.formula for name in named_operators() for call in calls_of(name, arguments, dtype)]
+    source = stages(formulas, dtype, "cuda")[2]
+    for architecture in ARCHITECTURES:
+        assert b"farfield_reduce" in nvrtc(source, architecture)
+
+
+def test_a_wrong_source_is_refused(nvrtc: Compile) -> None:
+    """The neighbour that must fail: NVRTC is really asked."""
+    source = engine.plan_call(SEED, "float32", "cuda").stages[0].source
+    with pytest.raises(Exception, match="undefined"):
+        nvrtc(source.replace("f64 *partial", "f64 *parcial"), "sm_90")

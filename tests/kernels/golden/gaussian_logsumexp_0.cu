@@ -1,0 +1,187 @@
+// Farfield: LogSumExp over columns, rows are i
+typedef long long i64;
+typedef double f64;
+typedef float T;
+typedef T V;
+typedef int I;
+#define K(a) ((T)(a))
+#define KI(a) ((I)(a))
+#define INF __longlong_as_double(0x7ff0000000000000LL)
+#define ROWS 4
+#define TILE 128
+#define CHUNK 8
+#define COL_SLOTS 2
+#define FIELDS 2
+
+static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
+
+extern "C" __global__ void __launch_bounds__(128)
+farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const T *__restrict__ a1, const T *__restrict__ a2, T *__restrict__ o0, f64 *partial) {
+  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
+  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  const i64 split = blockIdx.y;
+  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
+  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
+  const V v9 = a2[0];
+  const i64 row0 = smaller(first_row + 0 * (i64)blockDim.x, rows - 1);
+  const V v0_0 = a0[(row0) * 2 + 0];
+  const V v1_0 = a0[(row0) * 2 + 1];
+  const i64 row1 = smaller(first_row + 1 * (i64)blockDim.x, rows - 1);
+  const V v0_1 = a0[(row1) * 2 + 0];
+  const V v1_1 = a0[(row1) * 2 + 1];
+  const i64 row2 = smaller(first_row + 2 * (i64)blockDim.x, rows - 1);
+  const V v0_2 = a0[(row2) * 2 + 0];
+  const V v1_2 = a0[(row2) * 2 + 1];
+  const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
+  const V v0_3 = a0[(row3) * 2 + 0];
+  const V v1_3 = a0[(row3) * 2 + 1];
+  f64 w0_m_0 = K(-INF);
+  f64 w0_s_0 = K(0);
+  f64 w0_m_1 = K(-INF);
+  f64 w0_s_1 = K(0);
+  f64 w0_m_2 = K(-INF);
+  f64 w0_s_2 = K(0);
+  f64 w0_m_3 = K(-INF);
+  f64 w0_s_3 = K(0);
+  for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
+    const int m = (int)smaller(col_end - col0, TILE);
+    __syncthreads();
+    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+      const i64 col = col0 + q;
+      const V v2 = a1[(col) * 2 + 0];
+      const V v3 = a1[(col) * 2 + 1];
+      tile[q][0] = v2;
+      tile[q][1] = v3;
+    }
+    __syncthreads();
+    V m0_0 = K(-INF);
+    V s0_0 = K(0);
+    V m0_1 = K(-INF);
+    V s0_1 = K(0);
+    V m0_2 = K(-INF);
+    V s0_2 = K(0);
+    V m0_3 = K(-INF);
+    V s0_3 = K(0);
+    for (int c0 = 0; c0 < m; c0 += CHUNK) {
+      V t0_0[CHUNK], n0_0 = m0_0;
+      V t0_1[CHUNK], n0_1 = m0_1;
+      V t0_2[CHUNK], n0_2 = m0_2;
+      V t0_3[CHUNK], n0_3 = m0_3;
+      #pragma unroll
+      for (int u = 0; u < CHUNK; u++) if (c0 + u < m) {
+        const int c = c0 + u;
+        const V v2 = tile[c][0];
+        const V v3 = tile[c][1];
+        {
+          const V v4_0 = v0_0 - v2;
+          const V v5_0 = v1_0 - v3;
+          const V v6_0 = v4_0 * v4_0;
+          const V v7_0 = v5_0 * v5_0;
+          const V v8_0 = v6_0 + v7_0;
+          const V v10_0 = v8_0 * v9;
+          const V v11_0 = -v10_0;
+          t0_0[u] = v11_0;
+          n0_0 = v11_0 > n0_0 ? v11_0 : n0_0;
+        }
+        {
+          const V v4_1 = v0_1 - v2;
+          const V v5_1 = v1_1 - v3;
+          const V v6_1 = v4_1 * v4_1;
+          const V v7_1 = v5_1 * v5_1;
+          const V v8_1 = v6_1 + v7_1;
+          const V v10_1 = v8_1 * v9;
+          const V v11_1 = -v10_1;
+          t0_1[u] = v11_1;
+          n0_1 = v11_1 > n0_1 ? v11_1 : n0_1;
+        }
+        {
+          const V v4_2 = v0_2 - v2;
+          const V v5_2 = v1_2 - v3;
+          const V v6_2 = v4_2 * v4_2;
+          const V v7_2 = v5_2 * v5_2;
+          const V v8_2 = v6_2 + v7_2;
+          const V v10_2 = v8_2 * v9;
+          const V v11_2 = -v10_2;
+          t0_2[u] = v11_2;
+          n0_2 = v11_2 > n0_2 ? v11_2 : n0_2;
+        }
+        {
+          const V v4_3 = v0_3 - v2;
+          const V v5_3 = v1_3 - v3;
+          const V v6_3 = v4_3 * v4_3;
+          const V v7_3 = v5_3 * v5_3;
+          const V v8_3 = v6_3 + v7_3;
+          const V v10_3 = v8_3 * v9;
+          const V v11_3 = -v10_3;
+          t0_3[u] = v11_3;
+          n0_3 = v11_3 > n0_3 ? v11_3 : n0_3;
+        }
+      }
+      const V h0_0 = finite_or_zero(n0_0); s0_0 = s0_0 * exp(m0_0 - h0_0); m0_0 = n0_0;
+      const V h0_1 = finite_or_zero(n0_1); s0_1 = s0_1 * exp(m0_1 - h0_1); m0_1 = n0_1;
+      const V h0_2 = finite_or_zero(n0_2); s0_2 = s0_2 * exp(m0_2 - h0_2); m0_2 = n0_2;
+      const V h0_3 = finite_or_zero(n0_3); s0_3 = s0_3 * exp(m0_3 - h0_3); m0_3 = n0_3;
+      #pragma unroll
+      for (int u = 0; u < CHUNK; u++) if (c0 + u < m) {
+        { s0_0 = s0_0 + exp(t0_0[u] - h0_0); }
+        { s0_1 = s0_1 + exp(t0_1[u] - h0_1); }
+        { s0_2 = s0_2 + exp(t0_2[u] - h0_2); }
+        { s0_3 = s0_3 + exp(t0_3[u] - h0_3); }
+      }
+    }
+    { const f64 l_m = (f64)(m0_0); const f64 l_s = (f64)(s0_0); const double h = finite_or_zero(w0_m_0 > l_m ? w0_m_0 : l_m); w0_s_0 = w0_s_0 * exp(w0_m_0 - h) + l_s * exp(l_m - h); w0_m_0 = w0_m_0 > l_m ? w0_m_0 : l_m; }
+    { const f64 l_m = (f64)(m0_1); const f64 l_s = (f64)(s0_1); const double h = finite_or_zero(w0_m_1 > l_m ? w0_m_1 : l_m); w0_s_1 = w0_s_1 * exp(w0_m_1 - h) + l_s * exp(l_m - h); w0_m_1 = w0_m_1 > l_m ? w0_m_1 : l_m; }
+    { const f64 l_m = (f64)(m0_2); const f64 l_s = (f64)(s0_2); const double h = finite_or_zero(w0_m_2 > l_m ? w0_m_2 : l_m); w0_s_2 = w0_s_2 * exp(w0_m_2 - h) + l_s * exp(l_m - h); w0_m_2 = w0_m_2 > l_m ? w0_m_2 : l_m; }
+    { const f64 l_m = (f64)(m0_3); const f64 l_s = (f64)(s0_3); const double h = finite_or_zero(w0_m_3 > l_m ? w0_m_3 : l_m); w0_s_3 = w0_s_3 * exp(w0_m_3 - h) + l_s * exp(l_m - h); w0_m_3 = w0_m_3 > l_m ? w0_m_3 : l_m; }
+  }
+  if (first_row + 0 * (i64)blockDim.x < rows) {
+    const i64 row = row0;
+    if (splits == 1) {
+      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_0) + log(w0_s_0));
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_m_0;
+      partial[(split * FIELDS + 1) * rows + row] = w0_s_0;
+    }
+  }
+  if (first_row + 1 * (i64)blockDim.x < rows) {
+    const i64 row = row1;
+    if (splits == 1) {
+      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_1) + log(w0_s_1));
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_m_1;
+      partial[(split * FIELDS + 1) * rows + row] = w0_s_1;
+    }
+  }
+  if (first_row + 2 * (i64)blockDim.x < rows) {
+    const i64 row = row2;
+    if (splits == 1) {
+      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_2) + log(w0_s_2));
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_m_2;
+      partial[(split * FIELDS + 1) * rows + row] = w0_s_2;
+    }
+  }
+  if (first_row + 3 * (i64)blockDim.x < rows) {
+    const i64 row = row3;
+    if (splits == 1) {
+      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_3) + log(w0_s_3));
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_m_3;
+      partial[(split * FIELDS + 1) * rows + row] = w0_s_3;
+    }
+  }
+}
+
+extern "C" __global__ void
+farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, const f64 *partial) {
+  const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= rows) return;
+  f64 w0_m_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
+  f64 w0_s_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
+  for (i64 split = 1; split < splits; split++) {
+    { const f64 l_m = partial[(split * FIELDS + 0) * rows + row]; const f64 l_s = partial[(split * FIELDS + 1) * rows + row]; const double h = finite_or_zero(w0_m_0 > l_m ? w0_m_0 : l_m); w0_s_0 = w0_s_0 * exp(w0_m_0 - h) + l_s * exp(l_m - h); w0_m_0 = w0_m_0 > l_m ? w0_m_0 : l_m; }
+  }
+  o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_0) + log(w0_s_0));
+}

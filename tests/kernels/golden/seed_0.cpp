@@ -1,0 +1,206 @@
+// Farfield: Sum over columns, rows are i
+typedef long long i64;
+typedef double f64;
+typedef float T;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#ifndef __clang__
+#define AVX512_BUILTINS  // clang has other names for these
+#endif
+enum { BYTES = 64 };
+#elif defined(__AVX__)
+enum { BYTES = 32 };
+#else
+enum { BYTES = 16 };
+#endif
+typedef T V __attribute__((vector_size(BYTES)));
+typedef int I __attribute__((vector_size(BYTES)));
+enum { LANES = BYTES / sizeof(T) };
+#define INF __builtin_inf()
+#define HOT static inline __attribute__((always_inline))
+HOT V K(T a) { return a - (V){}; }
+HOT I KI(int a) { return a - (I){}; }
+#ifdef AVX512_BUILTINS
+HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
+HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+#else
+HOT V scaled(V p, V n) {
+  const I k = __builtin_convertvector(n, I), half = k >> 1;
+  return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
+}
+HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+#endif
+HOT V exp(V x) {
+  x = K(90.0f) < x ? K(90.0f) : x;
+  x = x < K(-105.0f) ? K(-105.0f) : x;
+  const V n = nearest(x * K(1.44269504f));
+  const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
+  V p = K(0.0013814537893f);
+  p = p * r + K(0.0083687453200f);
+  p = p * r + K(0.041668390831f);
+  p = p * r + K(0.16666520397f);
+  p = p * r + K(0.49999993432f);
+  return scaled((p * r * r + r) + K(1), n);
+}
+HOT f64 exp(f64 x) { return __builtin_exp(x); }
+
+enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
+enum { FIELDS = 3, ROW_SLOTS = 3, COL_SLOTS = 5 };
+enum { PITCH = TILE + LANES };  // distance of two column slots; not a power of two, which would share cache sets
+
+HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+HOT V *at(char *memory, i64 element) { return (V *)(memory + element * sizeof(T)); }
+
+extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const *in, void *const *out,
+                               f64 *partial, i64 *ticket) {
+  const T *const a0 = (const T *)in[0];
+  const T *const a1 = (const T *)in[1];
+  const T *const a2 = (const T *)in[2];
+  const T *const a3 = (const T *)in[3];
+  T *const o0 = (T *)out[0];
+  const i64 row_blocks = (rows + BLOCK - 1) / BLOCK;
+  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  const i64 x_bytes = ROW_SLOTS * BLOCK * sizeof(T), y_bytes = COL_SLOTS * PITCH * sizeof(T);
+  const i64 wide_bytes = FIELDS * BLOCK * sizeof(f64), chunk_bytes = 0 * sizeof(T);
+  char *const allocated = (char *)__builtin_malloc(x_bytes + y_bytes + wide_bytes + chunk_bytes + BYTES);
+  if (!allocated) return 1;
+  char *const X = allocated + (BYTES - (unsigned long)allocated % BYTES);
+  char *const Y = X + x_bytes;
+  char *const S = Y + y_bytes;
+  f64 (*const wide)[BLOCK] = (f64 (*)[BLOCK])(S + chunk_bytes);
+  const V v0 = K(a3[0]);
+  for (;;) {
+    const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
+    if (unit >= row_blocks * splits) break;
+    const i64 row0 = unit / splits * BLOCK, split = unit % splits;
+    const int n = (int)smaller(BLOCK, rows - row0);
+    const i64 col_end = smaller(cols, (split + 1) * span);
+    for (int l = 0; l < BLOCK; l++) {
+      ((T *)X)[0 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0];
+      ((T *)X)[1 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 1];
+      ((T *)X)[2 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 2];
+    }
+    for (int l = 0; l < BLOCK; l++) wide[0][l] = (0);
+    for (int l = 0; l < BLOCK; l++) wide[1][l] = (0);
+    for (int l = 0; l < BLOCK; l++) wide[2][l] = (0);
+    for (i64 col0 = split * span; col0 < col_end; col0 += TILE) {
+      const int m = (int)smaller(TILE, col_end - col0);
+      for (int l = 0; l < m; l++) {
+        ((T *)Y)[0 * PITCH + l] = a2[(col0 + l) * 1 + 0];
+        ((T *)Y)[2 * PITCH + l] = a1[(col0 + l) * 3 + 0];
+        ((T *)Y)[3 * PITCH + l] = a1[(col0 + l) * 3 + 1];
+        ((T *)Y)[4 * PITCH + l] = a1[(col0 + l) * 3 + 2];
+      }
+      for (int l = 0; l < m; l += LANES) {
+        const V v1 = *at(Y, 0 * PITCH + l);
+        const V v2 = v0 - v1;
+        const V v3 = v2 * v2;
+        *at(Y, 1 * PITCH + l) = v3;
+      }
+      for (int g = 0; g < n; g += GROUP) {
+        const V v4_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
+        const V v5_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
+        const V v6_0 = *at(X, 2 * BLOCK + g + 0 * LANES);
+        V s0_0 = K(0);
+        V s1_0 = K(0);
+        V s2_0 = K(0);
+        const V v4_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
+        const V v5_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
+        const V v6_1 = *at(X, 2 * BLOCK + g + 1 * LANES);
+        V s0_1 = K(0);
+        V s1_1 = K(0);
+        V s2_1 = K(0);
+        for (int c = 0; c < m; c++) {
+          const V v3 = K(((const T *)Y)[1 * PITCH + c]);
+          const V v7 = K(((const T *)Y)[2 * PITCH + c]);
+          const V v8 = K(((const T *)Y)[3 * PITCH + c]);
+          const V v9 = K(((const T *)Y)[4 * PITCH + c]);
+          {
+            const V v10_0 = v4_0 + v7;
+            const V v11_0 = v5_0 + v8;
+            const V v12_0 = v6_0 + v9;
+            const V v13_0 = exp(v10_0);
+            const V v14_0 = exp(v11_0);
+            const V v15_0 = exp(v12_0);
+            const V v16_0 = v3 * v13_0;
+            const V v17_0 = v3 * v14_0;
+            const V v18_0 = v3 * v15_0;
+            { s0_0 = s0_0 + v16_0; }
+            { s1_0 = s1_0 + v17_0; }
+            { s2_0 = s2_0 + v18_0; }
+          }
+          {
+            const V v10_1 = v4_1 + v7;
+            const V v11_1 = v5_1 + v8;
+            const V v12_1 = v6_1 + v9;
+            const V v13_1 = exp(v10_1);
+            const V v14_1 = exp(v11_1);
+            const V v15_1 = exp(v12_1);
+            const V v16_1 = v3 * v13_1;
+            const V v17_1 = v3 * v14_1;
+            const V v18_1 = v3 * v15_1;
+            { s0_1 = s0_1 + v16_1; }
+            { s1_1 = s1_1 + v17_1; }
+            { s2_1 = s2_1 + v18_1; }
+          }
+        }
+        for (int l = 0; l < LANES; l++) {
+          f64 &w_s = wide[0][g + 0 * LANES + l]; const f64 l_s = (f64)s0_0[l];
+          w_s += l_s;
+        }
+        for (int l = 0; l < LANES; l++) {
+          f64 &w_s = wide[1][g + 0 * LANES + l]; const f64 l_s = (f64)s1_0[l];
+          w_s += l_s;
+        }
+        for (int l = 0; l < LANES; l++) {
+          f64 &w_s = wide[2][g + 0 * LANES + l]; const f64 l_s = (f64)s2_0[l];
+          w_s += l_s;
+        }
+        for (int l = 0; l < LANES; l++) {
+          f64 &w_s = wide[0][g + 1 * LANES + l]; const f64 l_s = (f64)s0_1[l];
+          w_s += l_s;
+        }
+        for (int l = 0; l < LANES; l++) {
+          f64 &w_s = wide[1][g + 1 * LANES + l]; const f64 l_s = (f64)s1_1[l];
+          w_s += l_s;
+        }
+        for (int l = 0; l < LANES; l++) {
+          f64 &w_s = wide[2][g + 1 * LANES + l]; const f64 l_s = (f64)s2_1[l];
+          w_s += l_s;
+        }
+      }
+    }
+    if (splits == 1) {
+      for (int l = 0; l < n; l++) {
+        const i64 row = row0 + l;
+        o0[row * 3 + 0] = (T)(wide[0][l]);
+        o0[row * 3 + 1] = (T)(wide[1][l]);
+        o0[row * 3 + 2] = (T)(wide[2][l]);
+      }
+    } else {
+      for (int f = 0; f < FIELDS; f++)
+        for (int l = 0; l < n; l++) partial[(split * FIELDS + f) * rows + row0 + l] = wide[f][l];
+    }
+  }
+  __builtin_free(allocated);
+  return 0;
+}
+
+extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, const f64 *partial) {
+  T *const o0 = (T *)out[0];
+  for (i64 row = 0; row < rows; row++) {
+    f64 wide[FIELDS][1];
+    for (int f = 0; f < FIELDS; f++) wide[f][0] = partial[f * rows + row];
+    for (i64 split = 1; split < splits; split++) {
+      f64 later[FIELDS];
+      for (int f = 0; f < FIELDS; f++) later[f] = partial[(split * FIELDS + f) * rows + row];
+      { wide[0][0] += later[0]; }
+      { wide[1][0] += later[1]; }
+      { wide[2][0] += later[2]; }
+    }
+    const int l = 0;
+    o0[row * 3 + 0] = (T)(wide[0][l]);
+    o0[row * 3 + 1] = (T)(wide[1][l]);
+    o0[row * 3 + 2] = (T)(wide[2][l]);
+  }
+  return 0;
+}

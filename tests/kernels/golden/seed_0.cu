@@ -1,0 +1,226 @@
+// Farfield: Sum over columns, rows are i
+typedef long long i64;
+typedef double f64;
+typedef float T;
+typedef T V;
+typedef int I;
+#define K(a) ((T)(a))
+#define KI(a) ((I)(a))
+#define INF __longlong_as_double(0x7ff0000000000000LL)
+#define ROWS 4
+#define TILE 128
+#define CHUNK 1
+#define COL_SLOTS 4
+#define FIELDS 3
+
+static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
+
+extern "C" __global__ void __launch_bounds__(128)
+farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const T *__restrict__ a1, const T *__restrict__ a2, const T *__restrict__ a3, T *__restrict__ o0, f64 *partial) {
+  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
+  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  const i64 split = blockIdx.y;
+  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
+  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
+  const V v0 = a3[0];
+  const i64 row0 = smaller(first_row + 0 * (i64)blockDim.x, rows - 1);
+  const V v4_0 = a0[(row0) * 3 + 0];
+  const V v5_0 = a0[(row0) * 3 + 1];
+  const V v6_0 = a0[(row0) * 3 + 2];
+  const i64 row1 = smaller(first_row + 1 * (i64)blockDim.x, rows - 1);
+  const V v4_1 = a0[(row1) * 3 + 0];
+  const V v5_1 = a0[(row1) * 3 + 1];
+  const V v6_1 = a0[(row1) * 3 + 2];
+  const i64 row2 = smaller(first_row + 2 * (i64)blockDim.x, rows - 1);
+  const V v4_2 = a0[(row2) * 3 + 0];
+  const V v5_2 = a0[(row2) * 3 + 1];
+  const V v6_2 = a0[(row2) * 3 + 2];
+  const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
+  const V v4_3 = a0[(row3) * 3 + 0];
+  const V v5_3 = a0[(row3) * 3 + 1];
+  const V v6_3 = a0[(row3) * 3 + 2];
+  f64 w0_s_0 = K(0);
+  f64 w1_s_0 = K(0);
+  f64 w2_s_0 = K(0);
+  f64 w0_s_1 = K(0);
+  f64 w1_s_1 = K(0);
+  f64 w2_s_1 = K(0);
+  f64 w0_s_2 = K(0);
+  f64 w1_s_2 = K(0);
+  f64 w2_s_2 = K(0);
+  f64 w0_s_3 = K(0);
+  f64 w1_s_3 = K(0);
+  f64 w2_s_3 = K(0);
+  for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
+    const int m = (int)smaller(col_end - col0, TILE);
+    __syncthreads();
+    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+      const i64 col = col0 + q;
+      const V v1 = a2[(col) * 1 + 0];
+      const V v7 = a1[(col) * 3 + 0];
+      const V v8 = a1[(col) * 3 + 1];
+      const V v9 = a1[(col) * 3 + 2];
+      const V v2 = v0 - v1;
+      const V v3 = v2 * v2;
+      tile[q][0] = v3;
+      tile[q][1] = v7;
+      tile[q][2] = v8;
+      tile[q][3] = v9;
+    }
+    __syncthreads();
+    V s0_0 = K(0);
+    V s1_0 = K(0);
+    V s2_0 = K(0);
+    V s0_1 = K(0);
+    V s1_1 = K(0);
+    V s2_1 = K(0);
+    V s0_2 = K(0);
+    V s1_2 = K(0);
+    V s2_2 = K(0);
+    V s0_3 = K(0);
+    V s1_3 = K(0);
+    V s2_3 = K(0);
+    #pragma unroll 4
+    for (int c = 0; c < m; c++) {
+      const V v3 = tile[c][0];
+      const V v7 = tile[c][1];
+      const V v8 = tile[c][2];
+      const V v9 = tile[c][3];
+      {
+        const V v10_0 = v4_0 + v7;
+        const V v11_0 = v5_0 + v8;
+        const V v12_0 = v6_0 + v9;
+        const V v13_0 = exp(v10_0);
+        const V v14_0 = exp(v11_0);
+        const V v15_0 = exp(v12_0);
+        const V v16_0 = v3 * v13_0;
+        const V v17_0 = v3 * v14_0;
+        const V v18_0 = v3 * v15_0;
+        { s0_0 = s0_0 + v16_0; }
+        { s1_0 = s1_0 + v17_0; }
+        { s2_0 = s2_0 + v18_0; }
+      }
+      {
+        const V v10_1 = v4_1 + v7;
+        const V v11_1 = v5_1 + v8;
+        const V v12_1 = v6_1 + v9;
+        const V v13_1 = exp(v10_1);
+        const V v14_1 = exp(v11_1);
+        const V v15_1 = exp(v12_1);
+        const V v16_1 = v3 * v13_1;
+        const V v17_1 = v3 * v14_1;
+        const V v18_1 = v3 * v15_1;
+        { s0_1 = s0_1 + v16_1; }
+        { s1_1 = s1_1 + v17_1; }
+        { s2_1 = s2_1 + v18_1; }
+      }
+      {
+        const V v10_2 = v4_2 + v7;
+        const V v11_2 = v5_2 + v8;
+        const V v12_2 = v6_2 + v9;
+        const V v13_2 = exp(v10_2);
+        const V v14_2 = exp(v11_2);
+        const V v15_2 = exp(v12_2);
+        const V v16_2 = v3 * v13_2;
+        const V v17_2 = v3 * v14_2;
+        const V v18_2 = v3 * v15_2;
+        { s0_2 = s0_2 + v16_2; }
+        { s1_2 = s1_2 + v17_2; }
+        { s2_2 = s2_2 + v18_2; }
+      }
+      {
+        const V v10_3 = v4_3 + v7;
+        const V v11_3 = v5_3 + v8;
+        const V v12_3 = v6_3 + v9;
+        const V v13_3 = exp(v10_3);
+        const V v14_3 = exp(v11_3);
+        const V v15_3 = exp(v12_3);
+        const V v16_3 = v3 * v13_3;
+        const V v17_3 = v3 * v14_3;
+        const V v18_3 = v3 * v15_3;
+        { s0_3 = s0_3 + v16_3; }
+        { s1_3 = s1_3 + v17_3; }
+        { s2_3 = s2_3 + v18_3; }
+      }
+    }
+    { const f64 l_s = (f64)(s0_0); w0_s_0 += l_s; }
+    { const f64 l_s = (f64)(s1_0); w1_s_0 += l_s; }
+    { const f64 l_s = (f64)(s2_0); w2_s_0 += l_s; }
+    { const f64 l_s = (f64)(s0_1); w0_s_1 += l_s; }
+    { const f64 l_s = (f64)(s1_1); w1_s_1 += l_s; }
+    { const f64 l_s = (f64)(s2_1); w2_s_1 += l_s; }
+    { const f64 l_s = (f64)(s0_2); w0_s_2 += l_s; }
+    { const f64 l_s = (f64)(s1_2); w1_s_2 += l_s; }
+    { const f64 l_s = (f64)(s2_2); w2_s_2 += l_s; }
+    { const f64 l_s = (f64)(s0_3); w0_s_3 += l_s; }
+    { const f64 l_s = (f64)(s1_3); w1_s_3 += l_s; }
+    { const f64 l_s = (f64)(s2_3); w2_s_3 += l_s; }
+  }
+  if (first_row + 0 * (i64)blockDim.x < rows) {
+    const i64 row = row0;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_0);
+    o0[row * 3 + 1] = (T)(w1_s_0);
+    o0[row * 3 + 2] = (T)(w2_s_0);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_0;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_0;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_0;
+    }
+  }
+  if (first_row + 1 * (i64)blockDim.x < rows) {
+    const i64 row = row1;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_1);
+    o0[row * 3 + 1] = (T)(w1_s_1);
+    o0[row * 3 + 2] = (T)(w2_s_1);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_1;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_1;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_1;
+    }
+  }
+  if (first_row + 2 * (i64)blockDim.x < rows) {
+    const i64 row = row2;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_2);
+    o0[row * 3 + 1] = (T)(w1_s_2);
+    o0[row * 3 + 2] = (T)(w2_s_2);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_2;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_2;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_2;
+    }
+  }
+  if (first_row + 3 * (i64)blockDim.x < rows) {
+    const i64 row = row3;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_3);
+    o0[row * 3 + 1] = (T)(w1_s_3);
+    o0[row * 3 + 2] = (T)(w2_s_3);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_3;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_3;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_3;
+    }
+  }
+}
+
+extern "C" __global__ void
+farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, const f64 *partial) {
+  const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= rows) return;
+  f64 w0_s_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
+  f64 w1_s_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
+  f64 w2_s_0 = partial[((i64)0 * FIELDS + 2) * rows + row];
+  for (i64 split = 1; split < splits; split++) {
+    { const f64 l_s = partial[(split * FIELDS + 0) * rows + row]; w0_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 1) * rows + row]; w1_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 2) * rows + row]; w2_s_0 += l_s; }
+  }
+  o0[row * 3 + 0] = (T)(w0_s_0);
+  o0[row * 3 + 1] = (T)(w1_s_0);
+  o0[row * 3 + 2] = (T)(w2_s_0);
+}

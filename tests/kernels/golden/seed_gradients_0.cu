@@ -1,0 +1,304 @@
+// Farfield: Sum over columns, rows are i
+typedef long long i64;
+typedef double f64;
+typedef float T;
+typedef T V;
+typedef int I;
+#define K(a) ((T)(a))
+#define KI(a) ((I)(a))
+#define INF __longlong_as_double(0x7ff0000000000000LL)
+#define ROWS 4
+#define TILE 128
+#define CHUNK 1
+#define COL_SLOTS 5
+#define FIELDS 4
+
+static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
+
+extern "C" __global__ void __launch_bounds__(128)
+farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const T *__restrict__ a1, const T *__restrict__ a2, const T *__restrict__ a3, const T *__restrict__ a4, T *__restrict__ o0, f64 *__restrict__ o1, f64 *partial) {
+  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
+  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  const i64 split = blockIdx.y;
+  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
+  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
+  const V v3 = a3[0];
+  const i64 row0 = smaller(first_row + 0 * (i64)blockDim.x, rows - 1);
+  const V v0_0 = a4[(row0) * 3 + 0];
+  const V v1_0 = a4[(row0) * 3 + 1];
+  const V v2_0 = a4[(row0) * 3 + 2];
+  const V v10_0 = a0[(row0) * 3 + 0];
+  const V v11_0 = a0[(row0) * 3 + 1];
+  const V v12_0 = a0[(row0) * 3 + 2];
+  const i64 row1 = smaller(first_row + 1 * (i64)blockDim.x, rows - 1);
+  const V v0_1 = a4[(row1) * 3 + 0];
+  const V v1_1 = a4[(row1) * 3 + 1];
+  const V v2_1 = a4[(row1) * 3 + 2];
+  const V v10_1 = a0[(row1) * 3 + 0];
+  const V v11_1 = a0[(row1) * 3 + 1];
+  const V v12_1 = a0[(row1) * 3 + 2];
+  const i64 row2 = smaller(first_row + 2 * (i64)blockDim.x, rows - 1);
+  const V v0_2 = a4[(row2) * 3 + 0];
+  const V v1_2 = a4[(row2) * 3 + 1];
+  const V v2_2 = a4[(row2) * 3 + 2];
+  const V v10_2 = a0[(row2) * 3 + 0];
+  const V v11_2 = a0[(row2) * 3 + 1];
+  const V v12_2 = a0[(row2) * 3 + 2];
+  const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
+  const V v0_3 = a4[(row3) * 3 + 0];
+  const V v1_3 = a4[(row3) * 3 + 1];
+  const V v2_3 = a4[(row3) * 3 + 2];
+  const V v10_3 = a0[(row3) * 3 + 0];
+  const V v11_3 = a0[(row3) * 3 + 1];
+  const V v12_3 = a0[(row3) * 3 + 2];
+  f64 w0_s_0 = K(0);
+  f64 w1_s_0 = K(0);
+  f64 w2_s_0 = K(0);
+  f64 w3_s_0 = K(0);
+  f64 w0_s_1 = K(0);
+  f64 w1_s_1 = K(0);
+  f64 w2_s_1 = K(0);
+  f64 w3_s_1 = K(0);
+  f64 w0_s_2 = K(0);
+  f64 w1_s_2 = K(0);
+  f64 w2_s_2 = K(0);
+  f64 w3_s_2 = K(0);
+  f64 w0_s_3 = K(0);
+  f64 w1_s_3 = K(0);
+  f64 w2_s_3 = K(0);
+  f64 w3_s_3 = K(0);
+  for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
+    const int m = (int)smaller(col_end - col0, TILE);
+    __syncthreads();
+    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+      const i64 col = col0 + q;
+      const V v4 = a2[(col) * 1 + 0];
+      const V v13 = a1[(col) * 3 + 0];
+      const V v14 = a1[(col) * 3 + 1];
+      const V v15 = a1[(col) * 3 + 2];
+      const V v5 = v3 - v4;
+      const V v6 = v5 * v5;
+      const V v31 = K(2.0) * v5;
+      tile[q][0] = v6;
+      tile[q][1] = v13;
+      tile[q][2] = v14;
+      tile[q][3] = v15;
+      tile[q][4] = v31;
+    }
+    __syncthreads();
+    V s0_0 = K(0);
+    V s1_0 = K(0);
+    V s2_0 = K(0);
+    V s3_0 = K(0);
+    V s0_1 = K(0);
+    V s1_1 = K(0);
+    V s2_1 = K(0);
+    V s3_1 = K(0);
+    V s0_2 = K(0);
+    V s1_2 = K(0);
+    V s2_2 = K(0);
+    V s3_2 = K(0);
+    V s0_3 = K(0);
+    V s1_3 = K(0);
+    V s2_3 = K(0);
+    V s3_3 = K(0);
+    #pragma unroll 4
+    for (int c = 0; c < m; c++) {
+      const V v6 = tile[c][0];
+      const V v13 = tile[c][1];
+      const V v14 = tile[c][2];
+      const V v15 = tile[c][3];
+      const V v31 = tile[c][4];
+      {
+        const V v7_0 = v0_0 * v6;
+        const V v8_0 = v1_0 * v6;
+        const V v9_0 = v2_0 * v6;
+        const V v16_0 = v10_0 + v13;
+        const V v17_0 = v11_0 + v14;
+        const V v18_0 = v12_0 + v15;
+        const V v19_0 = exp(v16_0);
+        const V v20_0 = exp(v17_0);
+        const V v21_0 = exp(v18_0);
+        const V v22_0 = v7_0 * v19_0;
+        const V v23_0 = v8_0 * v20_0;
+        const V v24_0 = v9_0 * v21_0;
+        const V v25_0 = v0_0 * v19_0;
+        const V v26_0 = v1_0 * v20_0;
+        const V v27_0 = v2_0 * v21_0;
+        const V v28_0 = v25_0 + v26_0;
+        const V v29_0 = v28_0 + v27_0;
+        const V v32_0 = v29_0 * v31;
+        { s0_0 = s0_0 + v22_0; }
+        { s1_0 = s1_0 + v23_0; }
+        { s2_0 = s2_0 + v24_0; }
+        { s3_0 = s3_0 + v32_0; }
+      }
+      {
+        const V v7_1 = v0_1 * v6;
+        const V v8_1 = v1_1 * v6;
+        const V v9_1 = v2_1 * v6;
+        const V v16_1 = v10_1 + v13;
+        const V v17_1 = v11_1 + v14;
+        const V v18_1 = v12_1 + v15;
+        const V v19_1 = exp(v16_1);
+        const V v20_1 = exp(v17_1);
+        const V v21_1 = exp(v18_1);
+        const V v22_1 = v7_1 * v19_1;
+        const V v23_1 = v8_1 * v20_1;
+        const V v24_1 = v9_1 * v21_1;
+        const V v25_1 = v0_1 * v19_1;
+        const V v26_1 = v1_1 * v20_1;
+        const V v27_1 = v2_1 * v21_1;
+        const V v28_1 = v25_1 + v26_1;
+        const V v29_1 = v28_1 + v27_1;
+        const V v32_1 = v29_1 * v31;
+        { s0_1 = s0_1 + v22_1; }
+        { s1_1 = s1_1 + v23_1; }
+        { s2_1 = s2_1 + v24_1; }
+        { s3_1 = s3_1 + v32_1; }
+      }
+      {
+        const V v7_2 = v0_2 * v6;
+        const V v8_2 = v1_2 * v6;
+        const V v9_2 = v2_2 * v6;
+        const V v16_2 = v10_2 + v13;
+        const V v17_2 = v11_2 + v14;
+        const V v18_2 = v12_2 + v15;
+        const V v19_2 = exp(v16_2);
+        const V v20_2 = exp(v17_2);
+        const V v21_2 = exp(v18_2);
+        const V v22_2 = v7_2 * v19_2;
+        const V v23_2 = v8_2 * v20_2;
+        const V v24_2 = v9_2 * v21_2;
+        const V v25_2 = v0_2 * v19_2;
+        const V v26_2 = v1_2 * v20_2;
+        const V v27_2 = v2_2 * v21_2;
+        const V v28_2 = v25_2 + v26_2;
+        const V v29_2 = v28_2 + v27_2;
+        const V v32_2 = v29_2 * v31;
+        { s0_2 = s0_2 + v22_2; }
+        { s1_2 = s1_2 + v23_2; }
+        { s2_2 = s2_2 + v24_2; }
+        { s3_2 = s3_2 + v32_2; }
+      }
+      {
+        const V v7_3 = v0_3 * v6;
+        const V v8_3 = v1_3 * v6;
+        const V v9_3 = v2_3 * v6;
+        const V v16_3 = v10_3 + v13;
+        const V v17_3 = v11_3 + v14;
+        const V v18_3 = v12_3 + v15;
+        const V v19_3 = exp(v16_3);
+        const V v20_3 = exp(v17_3);
+        const V v21_3 = exp(v18_3);
+        const V v22_3 = v7_3 * v19_3;
+        const V v23_3 = v8_3 * v20_3;
+        const V v24_3 = v9_3 * v21_3;
+        const V v25_3 = v0_3 * v19_3;
+        const V v26_3 = v1_3 * v20_3;
+        const V v27_3 = v2_3 * v21_3;
+        const V v28_3 = v25_3 + v26_3;
+        const V v29_3 = v28_3 + v27_3;
+        const V v32_3 = v29_3 * v31;
+        { s0_3 = s0_3 + v22_3; }
+        { s1_3 = s1_3 + v23_3; }
+        { s2_3 = s2_3 + v24_3; }
+        { s3_3 = s3_3 + v32_3; }
+      }
+    }
+    { const f64 l_s = (f64)(s0_0); w0_s_0 += l_s; }
+    { const f64 l_s = (f64)(s1_0); w1_s_0 += l_s; }
+    { const f64 l_s = (f64)(s2_0); w2_s_0 += l_s; }
+    { const f64 l_s = (f64)(s3_0); w3_s_0 += l_s; }
+    { const f64 l_s = (f64)(s0_1); w0_s_1 += l_s; }
+    { const f64 l_s = (f64)(s1_1); w1_s_1 += l_s; }
+    { const f64 l_s = (f64)(s2_1); w2_s_1 += l_s; }
+    { const f64 l_s = (f64)(s3_1); w3_s_1 += l_s; }
+    { const f64 l_s = (f64)(s0_2); w0_s_2 += l_s; }
+    { const f64 l_s = (f64)(s1_2); w1_s_2 += l_s; }
+    { const f64 l_s = (f64)(s2_2); w2_s_2 += l_s; }
+    { const f64 l_s = (f64)(s3_2); w3_s_2 += l_s; }
+    { const f64 l_s = (f64)(s0_3); w0_s_3 += l_s; }
+    { const f64 l_s = (f64)(s1_3); w1_s_3 += l_s; }
+    { const f64 l_s = (f64)(s2_3); w2_s_3 += l_s; }
+    { const f64 l_s = (f64)(s3_3); w3_s_3 += l_s; }
+  }
+  if (first_row + 0 * (i64)blockDim.x < rows) {
+    const i64 row = row0;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_0);
+    o0[row * 3 + 1] = (T)(w1_s_0);
+    o0[row * 3 + 2] = (T)(w2_s_0);
+    o1[row * 1 + 0] = (f64)(w3_s_0);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_0;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_0;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_0;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_0;
+    }
+  }
+  if (first_row + 1 * (i64)blockDim.x < rows) {
+    const i64 row = row1;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_1);
+    o0[row * 3 + 1] = (T)(w1_s_1);
+    o0[row * 3 + 2] = (T)(w2_s_1);
+    o1[row * 1 + 0] = (f64)(w3_s_1);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_1;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_1;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_1;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_1;
+    }
+  }
+  if (first_row + 2 * (i64)blockDim.x < rows) {
+    const i64 row = row2;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_2);
+    o0[row * 3 + 1] = (T)(w1_s_2);
+    o0[row * 3 + 2] = (T)(w2_s_2);
+    o1[row * 1 + 0] = (f64)(w3_s_2);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_2;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_2;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_2;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_2;
+    }
+  }
+  if (first_row + 3 * (i64)blockDim.x < rows) {
+    const i64 row = row3;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_3);
+    o0[row * 3 + 1] = (T)(w1_s_3);
+    o0[row * 3 + 2] = (T)(w2_s_3);
+    o1[row * 1 + 0] = (f64)(w3_s_3);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_3;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_3;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_3;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_3;
+    }
+  }
+}
+
+extern "C" __global__ void
+farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, f64 *__restrict__ o1, const f64 *partial) {
+  const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= rows) return;
+  f64 w0_s_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
+  f64 w1_s_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
+  f64 w2_s_0 = partial[((i64)0 * FIELDS + 2) * rows + row];
+  f64 w3_s_0 = partial[((i64)0 * FIELDS + 3) * rows + row];
+  for (i64 split = 1; split < splits; split++) {
+    { const f64 l_s = partial[(split * FIELDS + 0) * rows + row]; w0_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 1) * rows + row]; w1_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 2) * rows + row]; w2_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 3) * rows + row]; w3_s_0 += l_s; }
+  }
+  o0[row * 3 + 0] = (T)(w0_s_0);
+  o0[row * 3 + 1] = (T)(w1_s_0);
+  o0[row * 3 + 2] = (T)(w2_s_0);
+  o1[row * 1 + 0] = (f64)(w3_s_0);
+}

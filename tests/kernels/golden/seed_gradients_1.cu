@@ -1,0 +1,313 @@
+// Farfield: Sum over columns, rows are j
+typedef long long i64;
+typedef double f64;
+typedef float T;
+typedef T V;
+typedef int I;
+#define K(a) ((T)(a))
+#define KI(a) ((I)(a))
+#define INF __longlong_as_double(0x7ff0000000000000LL)
+#define ROWS 4
+#define TILE 128
+#define CHUNK 1
+#define COL_SLOTS 6
+#define FIELDS 4
+
+static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
+
+extern "C" __global__ void __launch_bounds__(128)
+farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const T *__restrict__ a1, const T *__restrict__ a2, const T *__restrict__ a3, const T *__restrict__ a4, T *__restrict__ o0, T *__restrict__ o1, f64 *partial) {
+  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
+  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  const i64 split = blockIdx.y;
+  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
+  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
+  const V v3 = a3[0];
+  const i64 row0 = smaller(first_row + 0 * (i64)blockDim.x, rows - 1);
+  const V v4_0 = a2[(row0) * 1 + 0];
+  const V v13_0 = a1[(row0) * 3 + 0];
+  const V v14_0 = a1[(row0) * 3 + 1];
+  const V v15_0 = a1[(row0) * 3 + 2];
+  const V v5_0 = v3 - v4_0;
+  const V v6_0 = v5_0 * v5_0;
+  const V v31_0 = K(2.0) * v5_0;
+  const i64 row1 = smaller(first_row + 1 * (i64)blockDim.x, rows - 1);
+  const V v4_1 = a2[(row1) * 1 + 0];
+  const V v13_1 = a1[(row1) * 3 + 0];
+  const V v14_1 = a1[(row1) * 3 + 1];
+  const V v15_1 = a1[(row1) * 3 + 2];
+  const V v5_1 = v3 - v4_1;
+  const V v6_1 = v5_1 * v5_1;
+  const V v31_1 = K(2.0) * v5_1;
+  const i64 row2 = smaller(first_row + 2 * (i64)blockDim.x, rows - 1);
+  const V v4_2 = a2[(row2) * 1 + 0];
+  const V v13_2 = a1[(row2) * 3 + 0];
+  const V v14_2 = a1[(row2) * 3 + 1];
+  const V v15_2 = a1[(row2) * 3 + 2];
+  const V v5_2 = v3 - v4_2;
+  const V v6_2 = v5_2 * v5_2;
+  const V v31_2 = K(2.0) * v5_2;
+  const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
+  const V v4_3 = a2[(row3) * 1 + 0];
+  const V v13_3 = a1[(row3) * 3 + 0];
+  const V v14_3 = a1[(row3) * 3 + 1];
+  const V v15_3 = a1[(row3) * 3 + 2];
+  const V v5_3 = v3 - v4_3;
+  const V v6_3 = v5_3 * v5_3;
+  const V v31_3 = K(2.0) * v5_3;
+  f64 w0_s_0 = K(0);
+  f64 w1_s_0 = K(0);
+  f64 w2_s_0 = K(0);
+  f64 w3_s_0 = K(0);
+  f64 w0_s_1 = K(0);
+  f64 w1_s_1 = K(0);
+  f64 w2_s_1 = K(0);
+  f64 w3_s_1 = K(0);
+  f64 w0_s_2 = K(0);
+  f64 w1_s_2 = K(0);
+  f64 w2_s_2 = K(0);
+  f64 w3_s_2 = K(0);
+  f64 w0_s_3 = K(0);
+  f64 w1_s_3 = K(0);
+  f64 w2_s_3 = K(0);
+  f64 w3_s_3 = K(0);
+  for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
+    const int m = (int)smaller(col_end - col0, TILE);
+    __syncthreads();
+    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+      const i64 col = col0 + q;
+      const V v0 = a4[(col) * 3 + 0];
+      const V v1 = a4[(col) * 3 + 1];
+      const V v2 = a4[(col) * 3 + 2];
+      const V v10 = a0[(col) * 3 + 0];
+      const V v11 = a0[(col) * 3 + 1];
+      const V v12 = a0[(col) * 3 + 2];
+      tile[q][0] = v0;
+      tile[q][1] = v1;
+      tile[q][2] = v2;
+      tile[q][3] = v10;
+      tile[q][4] = v11;
+      tile[q][5] = v12;
+    }
+    __syncthreads();
+    V s0_0 = K(0);
+    V s1_0 = K(0);
+    V s2_0 = K(0);
+    V s3_0 = K(0);
+    V s0_1 = K(0);
+    V s1_1 = K(0);
+    V s2_1 = K(0);
+    V s3_1 = K(0);
+    V s0_2 = K(0);
+    V s1_2 = K(0);
+    V s2_2 = K(0);
+    V s3_2 = K(0);
+    V s0_3 = K(0);
+    V s1_3 = K(0);
+    V s2_3 = K(0);
+    V s3_3 = K(0);
+    #pragma unroll 4
+    for (int c = 0; c < m; c++) {
+      const V v0 = tile[c][0];
+      const V v1 = tile[c][1];
+      const V v2 = tile[c][2];
+      const V v10 = tile[c][3];
+      const V v11 = tile[c][4];
+      const V v12 = tile[c][5];
+      {
+        const V v7_0 = v0 * v6_0;
+        const V v8_0 = v1 * v6_0;
+        const V v9_0 = v2 * v6_0;
+        const V v16_0 = v10 + v13_0;
+        const V v17_0 = v11 + v14_0;
+        const V v18_0 = v12 + v15_0;
+        const V v19_0 = exp(v16_0);
+        const V v20_0 = exp(v17_0);
+        const V v21_0 = exp(v18_0);
+        const V v22_0 = v7_0 * v19_0;
+        const V v23_0 = v8_0 * v20_0;
+        const V v24_0 = v9_0 * v21_0;
+        const V v25_0 = v0 * v19_0;
+        const V v26_0 = v1 * v20_0;
+        const V v27_0 = v2 * v21_0;
+        const V v28_0 = v25_0 + v26_0;
+        const V v29_0 = v28_0 + v27_0;
+        const V v32_0 = v29_0 * v31_0;
+        const V v33_0 = -v32_0;
+        { s0_0 = s0_0 + v22_0; }
+        { s1_0 = s1_0 + v23_0; }
+        { s2_0 = s2_0 + v24_0; }
+        { s3_0 = s3_0 + v33_0; }
+      }
+      {
+        const V v7_1 = v0 * v6_1;
+        const V v8_1 = v1 * v6_1;
+        const V v9_1 = v2 * v6_1;
+        const V v16_1 = v10 + v13_1;
+        const V v17_1 = v11 + v14_1;
+        const V v18_1 = v12 + v15_1;
+        const V v19_1 = exp(v16_1);
+        const V v20_1 = exp(v17_1);
+        const V v21_1 = exp(v18_1);
+        const V v22_1 = v7_1 * v19_1;
+        const V v23_1 = v8_1 * v20_1;
+        const V v24_1 = v9_1 * v21_1;
+        const V v25_1 = v0 * v19_1;
+        const V v26_1 = v1 * v20_1;
+        const V v27_1 = v2 * v21_1;
+        const V v28_1 = v25_1 + v26_1;
+        const V v29_1 = v28_1 + v27_1;
+        const V v32_1 = v29_1 * v31_1;
+        const V v33_1 = -v32_1;
+        { s0_1 = s0_1 + v22_1; }
+        { s1_1 = s1_1 + v23_1; }
+        { s2_1 = s2_1 + v24_1; }
+        { s3_1 = s3_1 + v33_1; }
+      }
+      {
+        const V v7_2 = v0 * v6_2;
+        const V v8_2 = v1 * v6_2;
+        const V v9_2 = v2 * v6_2;
+        const V v16_2 = v10 + v13_2;
+        const V v17_2 = v11 + v14_2;
+        const V v18_2 = v12 + v15_2;
+        const V v19_2 = exp(v16_2);
+        const V v20_2 = exp(v17_2);
+        const V v21_2 = exp(v18_2);
+        const V v22_2 = v7_2 * v19_2;
+        const V v23_2 = v8_2 * v20_2;
+        const V v24_2 = v9_2 * v21_2;
+        const V v25_2 = v0 * v19_2;
+        const V v26_2 = v1 * v20_2;
+        const V v27_2 = v2 * v21_2;
+        const V v28_2 = v25_2 + v26_2;
+        const V v29_2 = v28_2 + v27_2;
+        const V v32_2 = v29_2 * v31_2;
+        const V v33_2 = -v32_2;
+        { s0_2 = s0_2 + v22_2; }
+        { s1_2 = s1_2 + v23_2; }
+        { s2_2 = s2_2 + v24_2; }
+        { s3_2 = s3_2 + v33_2; }
+      }
+      {
+        const V v7_3 = v0 * v6_3;
+        const V v8_3 = v1 * v6_3;
+        const V v9_3 = v2 * v6_3;
+        const V v16_3 = v10 + v13_3;
+        const V v17_3 = v11 + v14_3;
+        const V v18_3 = v12 + v15_3;
+        const V v19_3 = exp(v16_3);
+        const V v20_3 = exp(v17_3);
+        const V v21_3 = exp(v18_3);
+        const V v22_3 = v7_3 * v19_3;
+        const V v23_3 = v8_3 * v20_3;
+        const V v24_3 = v9_3 * v21_3;
+        const V v25_3 = v0 * v19_3;
+        const V v26_3 = v1 * v20_3;
+        const V v27_3 = v2 * v21_3;
+        const V v28_3 = v25_3 + v26_3;
+        const V v29_3 = v28_3 + v27_3;
+        const V v32_3 = v29_3 * v31_3;
+        const V v33_3 = -v32_3;
+        { s0_3 = s0_3 + v22_3; }
+        { s1_3 = s1_3 + v23_3; }
+        { s2_3 = s2_3 + v24_3; }
+        { s3_3 = s3_3 + v33_3; }
+      }
+    }
+    { const f64 l_s = (f64)(s0_0); w0_s_0 += l_s; }
+    { const f64 l_s = (f64)(s1_0); w1_s_0 += l_s; }
+    { const f64 l_s = (f64)(s2_0); w2_s_0 += l_s; }
+    { const f64 l_s = (f64)(s3_0); w3_s_0 += l_s; }
+    { const f64 l_s = (f64)(s0_1); w0_s_1 += l_s; }
+    { const f64 l_s = (f64)(s1_1); w1_s_1 += l_s; }
+    { const f64 l_s = (f64)(s2_1); w2_s_1 += l_s; }
+    { const f64 l_s = (f64)(s3_1); w3_s_1 += l_s; }
+    { const f64 l_s = (f64)(s0_2); w0_s_2 += l_s; }
+    { const f64 l_s = (f64)(s1_2); w1_s_2 += l_s; }
+    { const f64 l_s = (f64)(s2_2); w2_s_2 += l_s; }
+    { const f64 l_s = (f64)(s3_2); w3_s_2 += l_s; }
+    { const f64 l_s = (f64)(s0_3); w0_s_3 += l_s; }
+    { const f64 l_s = (f64)(s1_3); w1_s_3 += l_s; }
+    { const f64 l_s = (f64)(s2_3); w2_s_3 += l_s; }
+    { const f64 l_s = (f64)(s3_3); w3_s_3 += l_s; }
+  }
+  if (first_row + 0 * (i64)blockDim.x < rows) {
+    const i64 row = row0;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_0);
+    o0[row * 3 + 1] = (T)(w1_s_0);
+    o0[row * 3 + 2] = (T)(w2_s_0);
+    o1[row * 1 + 0] = (T)(w3_s_0);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_0;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_0;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_0;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_0;
+    }
+  }
+  if (first_row + 1 * (i64)blockDim.x < rows) {
+    const i64 row = row1;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_1);
+    o0[row * 3 + 1] = (T)(w1_s_1);
+    o0[row * 3 + 2] = (T)(w2_s_1);
+    o1[row * 1 + 0] = (T)(w3_s_1);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_1;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_1;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_1;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_1;
+    }
+  }
+  if (first_row + 2 * (i64)blockDim.x < rows) {
+    const i64 row = row2;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_2);
+    o0[row * 3 + 1] = (T)(w1_s_2);
+    o0[row * 3 + 2] = (T)(w2_s_2);
+    o1[row * 1 + 0] = (T)(w3_s_2);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_2;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_2;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_2;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_2;
+    }
+  }
+  if (first_row + 3 * (i64)blockDim.x < rows) {
+    const i64 row = row3;
+    if (splits == 1) {
+      o0[row * 3 + 0] = (T)(w0_s_3);
+    o0[row * 3 + 1] = (T)(w1_s_3);
+    o0[row * 3 + 2] = (T)(w2_s_3);
+    o1[row * 1 + 0] = (T)(w3_s_3);
+    } else {
+      partial[(split * FIELDS + 0) * rows + row] = w0_s_3;
+      partial[(split * FIELDS + 1) * rows + row] = w1_s_3;
+      partial[(split * FIELDS + 2) * rows + row] = w2_s_3;
+      partial[(split * FIELDS + 3) * rows + row] = w3_s_3;
+    }
+  }
+}
+
+extern "C" __global__ void
+farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, T *__restrict__ o1, const f64 *partial) {
+  const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= rows) return;
+  f64 w0_s_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
+  f64 w1_s_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
+  f64 w2_s_0 = partial[((i64)0 * FIELDS + 2) * rows + row];
+  f64 w3_s_0 = partial[((i64)0 * FIELDS + 3) * rows + row];
+  for (i64 split = 1; split < splits; split++) {
+    { const f64 l_s = partial[(split * FIELDS + 0) * rows + row]; w0_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 1) * rows + row]; w1_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 2) * rows + row]; w2_s_0 += l_s; }
+    { const f64 l_s = partial[(split * FIELDS + 3) * rows + row]; w3_s_0 += l_s; }
+  }
+  o0[row * 3 + 0] = (T)(w0_s_0);
+  o0[row * 3 + 1] = (T)(w1_s_0);
+  o0[row * 3 + 2] = (T)(w2_s_0);
+  o1[row * 1 + 0] = (T)(w3_s_0);
+}
