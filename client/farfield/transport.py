@@ -179,12 +179,18 @@ class Http:
                 connection.endheaders()
                 for piece in pieces:
                     connection.send(piece)
-        response = connection.getresponse()
-        if response.status != 200:
-            return self._refused(connection, response)
+        with connection.getresponse() as response:
+            if response.status != 200:
+                return self._refused(connection, response)
+            return self._received(connection, response)
+
+    def _received(
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> tuple[memoryview, Timing]:
         size = response.length
         if size is None or response.headers.get_content_type() != wire.FRAME:
-            raise ProtocolError(f"{self.url} answered with {response.headers.get_content_type()}")
+            kind = response.headers.get_content_type()
+            raise ProtocolError(f"{self.url} answered with {kind}, not with a frame of known length")
         body = np.empty(size, np.uint8).data
         filled = 0
         while filled < size:
@@ -210,7 +216,10 @@ class Http:
                 f"{self.url} answered {response.status} {response.reason} as {kind}: is this a Farfield server?"
             )
         try:
-            return from_problem(msgpack.unpackb(content))
+            problem = msgpack.unpackb(content)
+            if not isinstance(problem, dict):
+                raise TypeError(f"a {type(problem).__name__} where a map should be")
+            return from_problem(problem)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             return ProtocolError(f"{self.url} answered {response.status} with a body that cannot be read: {error}")
 

@@ -160,33 +160,26 @@ class _Parser:
         self.text = text
         self.names = {found.name: found for found in variables}
         self.nesting = 0
-        self.tokens = self._tokens()
-        self.next = 0
+        self.read = 0
+        self.token = self._next()
 
     def wrong(self, reason: str, at: _Token) -> FormulaError:
         return FormulaError(reason, text=self.text, position=at.position, field="formula")
 
-    def _tokens(self) -> list[_Token]:
-        tokens, position = [], 0
-        while True:
-            match = _TOKEN.match(self.text, position)
-            if match is None:
-                position = _SPACE.match(self.text, position).end()  # type: ignore[union-attr]
-                found = _Token("character", self.text[position], position)
-                raise self.wrong(f"unexpected character {self.text[position]!r}", found)
-            kind = str(match.lastgroup)
-            tokens.append(_Token(kind, match[kind], match.start(kind)))
-            if kind == "end":
-                return tokens
-            position = match.end()
-
-    @property
-    def token(self) -> _Token:
-        return self.tokens[self.next]
+    def _next(self) -> _Token:
+        """The token from `read` on. Text after the first error is never looked at."""
+        match = _TOKEN.match(self.text, self.read)
+        if match is None:
+            place = _SPACE.match(self.text, self.read).end()  # type: ignore[union-attr]
+            found = _Token("character", self.text[place], place)
+            raise self.wrong(f"unexpected character {self.text[place]!r}", found)
+        kind = str(match.lastgroup)
+        self.read = match.end()
+        return _Token(kind, match[kind], match.start(kind))
 
     def take(self) -> _Token:
-        self.next += 1
-        return self.tokens[self.next - 1]
+        taken, self.token = self.token, self._next()
+        return taken
 
     def expect(self, sign: str, why: str) -> None:
         if self.token.text != sign or self.token.kind != "sign":

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 
+import farfield
 from farfield.numpy import Genred
 
 CALLS = 20
@@ -37,4 +38,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with farfield.connect():
+        sys.exit(main())

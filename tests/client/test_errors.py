@@ -43,6 +43,7 @@ CLASSES: dict[str, type[FarfieldError]] = {
     "unsupported_media_type": ServerError,
     "server_busy": BusyError,
     "draining": BusyError,
+    "no_worker": BusyError,
     "worker_died": ServerError,
     "job_timeout": DeadlineError,
     "internal_error": ServerError,

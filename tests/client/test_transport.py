@@ -52,6 +52,8 @@ class Relay:
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(("127.0.0.1", self.port))
+                for end in (client, server):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.accepted += 1
                 self.open += [client, server]
                 for pair in ((client, server), (server, client)):
