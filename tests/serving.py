@@ -126,10 +126,12 @@ class Server:
         """`/v1/server`."""
         return self.get("/v1/server")
 
-    def is_computing(self) -> bool:
-        """Whether a request was received whole and waits no more."""
-        info = self.info()
-        return bool(info["arena_bytes_used"]) and not info["waiting"] and info["is_ready"]
+    def wait_until_computing(self) -> None:
+        """Until the worker spends time on a request, which has to be a long one."""
+        wait_for(lambda: self.info()["is_ready"], "a worker")
+        worker = self.worker_pid()
+        before = cpu_ticks(worker)
+        wait_for(lambda: cpu_ticks(worker) > before + 2, "a running request")
 
     def is_idle_and_empty(self) -> bool:
         """Whether no request holds memory."""
@@ -163,6 +165,11 @@ def children(pid: int) -> list[int]:
             if int(parent) == pid and state != "Z":
                 found.append(int(status.parent.name))
     return sorted(found)
+
+
+def cpu_ticks(pid: int) -> int:
+    """Processor time that a process has used, in hundredths of a second on most systems."""
+    return sum(int(ticks) for ticks in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
 
 
 def is_alive(pid: int) -> bool:

@@ -33,6 +33,7 @@ CPP_FLAGS = (
     "-fno-trapping-math",
     "-fno-exceptions",
     "-fno-rtti",
+    "-fno-ivopts",
     "-shared",
     "-fPIC",
     "-w",

@@ -18,7 +18,7 @@ from .reductions import Reduction
 
 Level = Literal["constant", "p", "row", "col", "pair"]
 
-MAX_VALUES = 20_000  # scalar operations of one kernel; a larger one would take a compiler many seconds
+MAX_VALUES = 10_000  # scalar operations of one kernel; a compiler takes about 3 ms for each
 
 MAX_SCALARS = 100_000  # components of all nodes together: values may be shared, the work of lowering is not
 
@@ -34,6 +34,12 @@ class Value:
     position: int | None = None
     component: int = 0
     half: str | None = None
+
+    @property
+    def argument(self) -> int:
+        """The position of the argument that a load reads."""
+        assert self.position is not None
+        return self.position
 
     @property
     def is_load(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .errors import LimitError
 from .lower import Program
 
 Device = Literal["cpu", "cuda"]
@@ -27,6 +28,7 @@ class Schedule:
         block: rows that share one pass over the column tiles (cpu), or threads of a block (cuda).
         tile: columns per tile; a lane state is merged into doubles after each, which bounds rounding.
         chunk: columns per search for the maximum, in shifted sums.
+        in_registers: whether row values and lane state are held across the column loop; else they live in memory.
     """
 
     device: Device
@@ -35,8 +37,10 @@ class Schedule:
     block: int
     tile: int
     chunk: int
+    in_registers: bool
 
 
+SHARED_BYTES = 49_152  # static shared memory of a block, on every device
 REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
 
 
@@ -47,18 +51,22 @@ def plan(program: Program, device: Device, dtype: str) -> Schedule:
     rows = 4 if device == "cuda" else 2
     while rows > 1 and rows * held > REGISTERS[device]:
         rows //= 2
+    in_registers = held <= 2 * REGISTERS[device]  # a few spills cost less than going through memory
     shifted = program.reduction.scheme == "shifted sum"
     if device == "cuda":
         # Columns of a tile times the values kept per column must fit 32 KiB of shared memory.
         tile, width = 128, max(1, len(program.kept("col"))) * (8 if dtype == "float64" else 4)
         while tile > 1 and tile * width > 32_768:
             tile //= 2
-        chunk = 8 if len(program.components) == 1 else 1
-        return Schedule(device, dtype, rows, block=128, tile=tile, chunk=min(chunk, tile))
-    wide = held > 64
-    chunk = max(8, 64 // len(program.components)) if shifted else 1
+        if tile * width > SHARED_BYTES:
+            raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
+        chunk = min(tile, max(1, 8 // len(program.components)))
+        return Schedule(device, dtype, rows, block=128, tile=tile, chunk=chunk, in_registers=in_registers)
     # A shifted sum merges with exp and is therefore merged less often than a plain sum.
-    return Schedule(device, dtype, rows, block=64 if wide else 256, tile=1024 if shifted else 256, chunk=chunk)
+    tile = 1024 if shifted else 256
+    chunk = max(8, 64 // len(program.components)) if shifted else 1
+    block = 256 if held <= 64 else 64
+    return Schedule(device, dtype, rows, block=block, tile=tile, chunk=chunk, in_registers=in_registers)
 
 
 def split(schedule: Schedule, rows: int, cols: int, workers: int) -> int:

@@ -198,7 +198,8 @@ class Pool:
         timeout_s = self.settings.job_timeout_s
         while True:
             worker = await self._started()
-            if job.done.done():  # refused meanwhile
+            if job.done.done():  # refused or left meanwhile
+                job.release()
                 return
             job.started_at = time.perf_counter()
             job.attempts += 1

@@ -30,7 +30,7 @@ def test_a_killed_worker_is_replaced_and_its_request_replayed(tmp_path: Path) ->
     arrays = gaussian_arrays(M=LONG_ROWS, N=LONG_ROWS, dtype="float32")
     with serving(tmp_path) as server, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(server.call, arrays)
-        wait_for(server.is_computing, "a running request")
+        server.wait_until_computing()
         before = server.worker_pid()
         os.kill(before, signal.SIGKILL)
         result = answer.result(WAIT_S)
@@ -46,10 +46,8 @@ def test_a_request_that_kills_its_worker_twice_is_given_up(tmp_path: Path) -> No
     with serving(tmp_path) as server, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(server.call, arrays)
         for restarts in (0, 1):
-            wait_for(
-                lambda n=restarts: server.is_computing() and server.info()["worker_restarts"] == n,
-                "a running request",
-            )
+            wait_for(lambda n=restarts: server.info()["worker_restarts"] == n, "a new worker")
+            server.wait_until_computing()
             server.kill_worker()
         with pytest.raises(ServerError) as caught:
             answer.result(WAIT_S)
@@ -85,7 +83,7 @@ def test_a_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
         with serving(tmp_path) as server, ThreadPoolExecutor(1) as threads:
             answer = threads.submit(server.call, arrays if is_busy else gaussian_arrays())
             if is_busy:
-                wait_for(server.is_computing, "a running request")
+                server.wait_until_computing()
             [worker] = children(server.process.pid)
             server.process.kill()
             server.process.wait()

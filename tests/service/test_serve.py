@@ -115,7 +115,7 @@ def test_sigterm_lets_a_running_request_end_and_leaves_with_0(tmp_path: Path) ->
     arrays = gaussian_arrays(M=LONG_ROWS, N=LONG_ROWS, dtype="float32")
     with serving(tmp_path) as server, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(server.call, arrays)
-        wait_for(server.is_computing, "a running request")
+        server.wait_until_computing()
         worker = server.worker_pid()
         server.process.send_signal(signal.SIGTERM)
         result = answer.result(WAIT_S)
@@ -132,7 +132,7 @@ def test_sigterm_waits_no_longer_than_drain_s(tmp_path: Path) -> None:
     body = frame(GAUSSIAN, arrays)
     with serving(tmp_path, "--drain-s", "1") as server, server.socket() as client:
         client.sendall(post_head(len(body)) + body)
-        wait_for(server.is_computing, "a running request")
+        server.wait_until_computing()
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(WAIT_S) == 0
@@ -144,7 +144,7 @@ def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
     body = frame(GAUSSIAN, gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32"))
     with serving(tmp_path) as server, server.socket() as client:
         client.sendall(post_head(len(body)) + body)
-        wait_for(server.is_computing, "a running request")
+        server.wait_until_computing()
         worker = server.worker_pid()
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -178,7 +178,7 @@ def test_a_full_queue_answers_busy_and_keeps_no_memory(tmp_path: Path) -> None:
     body = frame(GAUSSIAN, gaussian_arrays(M=LONG_ROWS, N=LONG_ROWS, dtype="float32"))
     with serving(tmp_path, "--max-queue", "1") as server, server.socket() as one, server.socket() as two:
         one.sendall(post_head(len(body)) + body)
-        wait_for(server.is_computing, "a running request")
+        server.wait_until_computing()
         two.sendall(post_head(len(body)) + body)
         wait_for(lambda: server.info()["waiting"] == 1, "a waiting request")
         small = frame(GAUSSIAN, gaussian_arrays())

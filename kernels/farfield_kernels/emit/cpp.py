@@ -3,49 +3,46 @@
     farfield_reduce   called by every thread; units of (block of rows, split of columns) are drawn from a ticket
     farfield_merge    called once if the columns were split: merges the splits' wide states and finishes
 
-A column tile and a row block are laid out component by component, so that both are read with unit stride. The
-text is the same for every instruction set: the width of `V` comes from the compiler's own macros.
+A column tile and a row block are laid out component by component, so that both are read with unit stride. A lane
+state lives in registers while it fits there, else in memory, where a compiler would put it anyway after long
+thought. The text is the same for every instruction set: the width of `V` comes from the compiler's own macros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from ..lower import Level, Output, Program
+from ..reductions import Field
 from ..schedule import Schedule
 from .prelude_cpp import prelude
-from .statements import (
-    fill,
-    functions,
-    indent,
-    merge,
-    operand,
-    state_name,
-    statements,
-    step,
-)
+from .statements import fill, functions, indent, merge, operand, statement, statements, step
 
 _SOURCE = """\
 // Farfield: {title}
 {prelude}
 enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHUNK = {chunk} }};
-enum {{ FIELDS = {fields}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
+enum {{ COMPONENTS = {components}, FIELDS = {fields}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
 enum {{ PITCH = TILE + LANES }};  // distance of two column slots; not a power of two, which would share cache sets
 
 HOT i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
-HOT V *at(char *memory, i64 element) {{ return (V *)(memory + element * sizeof(T)); }}
+HOT V *at(T *memory, i64 element) {{ return (V *)(memory + element); }}
 
 extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {{
 {arguments}
   const i64 row_blocks = (rows + BLOCK - 1) / BLOCK;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_bytes = ROW_SLOTS * BLOCK * sizeof(T), y_bytes = COL_SLOTS * PITCH * sizeof(T);
-  const i64 wide_bytes = FIELDS * BLOCK * sizeof(f64), chunk_bytes = {chunk_slots} * sizeof(T);
-  char *const allocated = (char *)__builtin_malloc(x_bytes + y_bytes + wide_bytes + chunk_bytes + BYTES);
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = {chunk_slots};
+  const i64 lane_size = COMPONENTS * FIELDS * GROUP, wide_bytes = COMPONENTS * FIELDS * BLOCK * sizeof(f64);
+  char *const allocated =
+      (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
-  char *const X = allocated + (BYTES - (unsigned long)allocated % BYTES);
-  char *const Y = X + x_bytes;
-  char *const S = Y + y_bytes;
-  f64 (*const wide)[BLOCK] = (f64 (*)[BLOCK])(S + chunk_bytes);
+  T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
+  T *const Y = X + x_size;
+  T *const S = Y + y_size;
+  T *const lane = S + s_size;  // lane state: [component][field][row of the group]
+  f64 (*const wide)[FIELDS][BLOCK] = (f64 (*)[FIELDS][BLOCK])(lane + lane_size);
 {parameters}
   for (;;) {{
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
@@ -54,13 +51,21 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
     const int n = (int)smaller(BLOCK, rows - row0);
     const i64 col_end = smaller(cols, (split + 1) * span);
 {load_rows}
+    for (int o = 0; o < COMPONENTS; o++)
+      for (int l = 0; l < BLOCK; l++) {{
 {identity}
+      }}
     for (i64 col0 = split * span; col0 < col_end; col0 += TILE) {{
       const int m = (int)smaller(TILE, col_end - col0);
 {load_cols}
       for (int g = 0; g < n; g += GROUP) {{
 {fold}
+        for (int o = 0; o < COMPONENTS; o++) {{
+{lane_pointers}
+          for (int l = 0; l < GROUP; l++) {{
 {flush}
+          }}
+        }}
       }}
     }}
     if (splits == 1) {{
@@ -69,25 +74,28 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
 {finish}
       }}
     }} else {{
-      for (int f = 0; f < FIELDS; f++)
-        for (int l = 0; l < n; l++) partial[(split * FIELDS + f) * rows + row0 + l] = wide[f][l];
+      for (int o = 0; o < COMPONENTS; o++)
+        for (int f = 0; f < FIELDS; f++)
+          for (int l = 0; l < n; l++)
+            partial[((split * COMPONENTS + o) * FIELDS + f) * rows + row0 + l] = wide[o][f][l];
     }}
   }}
   __builtin_free(allocated);
   return 0;
 }}
 
-extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, const f64 *partial) {{
+extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, f64 *partial) {{
 {out_pointers}
   for (i64 row = 0; row < rows; row++) {{
-    f64 wide[FIELDS][1];
-    for (int f = 0; f < FIELDS; f++) wide[f][0] = partial[f * rows + row];
-    for (i64 split = 1; split < splits; split++) {{
-      f64 later[FIELDS];
-      for (int f = 0; f < FIELDS; f++) later[f] = partial[(split * FIELDS + f) * rows + row];
-{merge_splits}
-    }}
     const int l = 0;
+    f64 wide[COMPONENTS][FIELDS][1];
+    for (int o = 0; o < COMPONENTS; o++) {{
+      for (int f = 0; f < FIELDS; f++) wide[o][f][0] = partial[(o * FIELDS + f) * rows + row];
+      for (i64 split = 1; split < splits; split++) {{
+        const f64 *const later = partial + (split * COMPONENTS + o) * FIELDS * rows + row;
+{merge_splits}
+      }}
+    }}
 {finish_merged}
   }}
   return 0;
@@ -106,16 +114,18 @@ def emit(program: Program, schedule: Schedule) -> str:
         block=schedule.block,
         tile=schedule.tile,
         chunk=schedule.chunk,
-        fields=len(reduction.state) * len(program.components),
+        components=len(program.components),
+        fields=len(reduction.state),
         row_slots=len(emitter.row_slots),
         col_slots=len(emitter.col_slots),
-        chunk_slots=f"CHUNK * GROUP * {len(program.components)}" if emitter.shifted else "0",
+        chunk_slots="CHUNK * GROUP * COMPONENTS" if emitter.is_shifted else "0",
         arguments=emitter.arguments(),
         parameters=emitter.parameters(),
         load_rows=emitter.load_rows(),
         identity=emitter.identity(),
         load_cols=emitter.load_cols(),
         fold=emitter.fold(),
+        lane_pointers=emitter.lane_pointers(),
         flush=emitter.flush(),
         finish=emitter.finish(8),
         finish_merged=emitter.finish(4),
@@ -131,10 +141,12 @@ class _Emitter:
     def __init__(self, program: Program, schedule: Schedule) -> None:
         self.program = program
         self.values = program.values
+        self.widths = dict(program.widths)
         self.components = list(enumerate(program.components))
         self.fields = program.reduction.state
         self.row_range = range(schedule.rows)
-        self.shifted = program.reduction.scheme == "shifted sum"
+        self.in_registers = schedule.in_registers
+        self.is_shifted = program.reduction.scheme == "shifted sum"
         self.row_slots = self.slots("row")
         self.col_slots = self.slots("col")
 
@@ -147,7 +159,7 @@ class _Emitter:
     # -- pointers and parameters
 
     def arguments(self) -> str:
-        lines = [f"const T *const a{k} = (const T *)in[{k}];" for k, _ in self.program.widths]
+        lines = [f"const T *const a{k} = (const T *)in[{k}];" for k in self.widths]
         return indent(lines, 2) + "\n" + self.out_pointers()
 
     def out_pointers(self) -> str:
@@ -173,25 +185,39 @@ class _Emitter:
 
     # -- row block and column tile
 
-    def _copy(
-        self, slots: dict[int, int], memory: str, pitch: str, index: str, widths: dict[int, int]
-    ) -> list[str]:
+    def _copy(self, slots: dict[int, int], memory: str, pitch: str, index: str) -> list[str]:
+        """Fill the slots that are loaded; consecutive components of one argument are one loop."""
         lines = []
+        for first, place, count in self._runs(slots):
+            value = self.values[first]
+            if value.half:
+                half = f"({index}) >> 20" if value.half == "high" else f"({index}) & 0xfffff"
+                lines.append(f"{memory}[{place} * {pitch} + l] = (T)({half});")
+                continue
+            source = f"a{value.position}[({index}) * {self.widths[value.argument]} + {value.component} + k]"
+            target = f"{memory}[({place} + k) * {pitch} + l]"
+            lines.append(f"for (int k = 0; k < {count}; k++) {target} = {source};")
+        return lines
+
+    def _runs(self, slots: dict[int, int]) -> Iterable[tuple[int, int, int]]:
+        """(first value, its slot, how many follow it in slots and components alike)."""
+        runs: list[tuple[int, int, int]] = []
         for number, place in slots.items():
             value = self.values[number]
-            if value.half:
-                number_text = f"({index}) >> 20" if value.half == "high" else f"({index}) & 0xfffff"
-                lines.append(f"((T *){memory})[{place} * {pitch} + l] = (T)({number_text});")
-            elif value.is_load:
-                width = widths[int(value.position or 0)]
-                source = f"a{value.position}[({index}) * {width} + {value.component}]"
-                lines.append(f"((T *){memory})[{place} * {pitch} + l] = {source};")
-        return lines
+            if not value.is_load:
+                continue
+            if runs and not value.half:
+                first, start, count = runs[-1]
+                before = self.values[first]
+                follows = value.position == before.position and value.component == before.component + count
+                if follows and place == start + count:
+                    runs[-1] = (first, start, count + 1)
+                    continue
+            runs.append((number, place, 1))
+        return runs
 
     def _compute(self, level: Level, slots: dict[int, int], memory: str, pitch: str) -> list[str]:
         computed = statements(self.program, level)
-        if not computed:
-            return []
         read = {arg for n in self.program.at(level) for arg in self.values[n].args}
         loads = [
             f"const V v{number} = *at({memory}, {place} * {pitch} + l);"
@@ -203,159 +229,198 @@ class _Emitter:
             for number, place in slots.items()
             if not self.values[number].is_load
         ]
-        return loads + computed + stores
+        return loads + computed + stores if computed else []
 
     def load_rows(self) -> str:
-        widths = dict(self.program.widths)
-        copies = self._copy(self.row_slots, "X", "BLOCK", "row0 + (l < n ? l : n - 1)", widths)
-        lines = []
-        if copies:
-            lines += ["for (int l = 0; l < BLOCK; l++) {", *("  " + line for line in copies), "}"]
+        copies = self._copy(self.row_slots, "X", "BLOCK", "row0 + (l < n ? l : n - 1)")
         computed = self._compute("row", self.row_slots, "X", "BLOCK")
-        if computed:
-            lines += ["for (int l = 0; l < BLOCK; l += LANES) {", *("  " + line for line in computed), "}"]
+        lines = _loop("for (int l = 0; l < BLOCK; l++)", copies)
+        lines += _loop("for (int l = 0; l < BLOCK; l += LANES)", computed)
         return indent(lines, 4)
 
     def load_cols(self) -> str:
-        widths = dict(self.program.widths)
-        copies = self._copy(self.col_slots, "Y", "PITCH", "col0 + l", widths)
-        lines = []
-        if copies:
-            lines += ["for (int l = 0; l < m; l++) {", *("  " + line for line in copies), "}"]
+        copies = self._copy(self.col_slots, "Y", "PITCH", "col0 + l")
+        # Lanes past the last column hold older values; what is computed from them is never read.
         computed = self._compute("col", self.col_slots, "Y", "PITCH")
-        if computed:
-            # Lanes past the last column hold older values; what is computed from them is never read.
-            lines += ["for (int l = 0; l < m; l += LANES) {", *("  " + line for line in computed), "}"]
+        lines = _loop("for (int l = 0; l < m; l++)", copies)
+        lines += _loop("for (int l = 0; l < m; l += LANES)", computed)
         return indent(lines, 6)
+
+    def row_value(self, number: int, r: int) -> str:
+        return f"const V v{number}_{r} = *at(X, {self.row_slots[number]} * BLOCK + g + {r} * LANES);"
+
+    def column_value(self, number: int) -> str:
+        return f"const V v{number} = K(Y[{self.col_slots[number]} * PITCH + c]);"
+
+    # -- the lane state
+
+    def lane_place(self, o: int, f: int, r: int) -> str:
+        """The lanes of one field of one component in memory, as V or I."""
+        kind = "I" if self.fields[f].is_index else "V"
+        return f"*({kind} *)(lane + ({o} * FIELDS + {f}) * GROUP + {r} * LANES)"
+
+    def read_state(self, o: int, r: int) -> list[str]:
+        return [
+            f"{'I' if field.is_index else 'V'} {_state(field, o, r)} = {self.lane_place(o, f, r)};"
+            for f, field in enumerate(self.fields)
+        ]
+
+    def write_state(self, o: int, r: int) -> list[str]:
+        return [f"{self.lane_place(o, f, r)} = {_state(field, o, r)};" for f, field in enumerate(self.fields)]
+
+    def begin_state(self) -> list[str]:
+        """The identity, in registers or in memory."""
+        if self.in_registers:
+            return [
+                f"{'I' if field.is_index else 'V'} {_state(field, o, r)} = {field.identity};"
+                for r in self.row_range
+                for o, _ in self.components
+                for field in self.fields
+            ]
+        body = [
+            f"*({'I' if field.is_index else 'V'} *)(lane + (o * FIELDS + {f}) * GROUP + l) = {field.identity};"
+            for f, field in enumerate(self.fields)
+        ]
+        return _loop("for (int o = 0; o < COMPONENTS; o++)", _loop("for (int l = 0; l < GROUP; l += LANES)", body))
+
+    def end_state(self) -> list[str]:
+        """Registers go to memory, where the flush finds them."""
+        if not self.in_registers:
+            return []
+        return [line for r in self.row_range for o, _ in self.components for line in self.write_state(o, r)]
+
+    def around(self, o: int, r: int, body: list[str]) -> list[str]:
+        """Statements that read and write the lane state of one component of one row."""
+        if self.in_registers:
+            return body
+        return ["{", *("  " + line for line in [*self.read_state(o, r), *body, *self.write_state(o, r)]), "}"]
 
     # -- the loop over pairs
 
-    def identity(self) -> str:
-        lines = []
-        for o, _ in self.components:
-            for f, field in enumerate(self.fields):
-                value = field.identity.replace("KI(", "(").replace("K(", "(")
-                place = o * len(self.fields) + f
-                lines.append(f"for (int l = 0; l < BLOCK; l++) wide[{place}][l] = {value};")
-        return indent(lines, 4)
-
     def fold(self) -> str:
-        lines = []
-        for r in self.row_range:
-            for number in self.program.kept("row"):
-                lines.append(
-                    f"const V v{number}_{r} = *at(X, {self.row_slots[number]} * BLOCK + g + {r} * LANES);"
-                )
-            for o, _ in self.components:
-                lines += [
-                    f"{'I' if field.is_index else 'V'} {state_name(field, o, r)} = {field.identity};"
-                    for field in self.fields
-                ]
-        lines += self.shifted_loop() if self.shifted else self.fold_loop()
-        return indent(lines, 8)
+        held = self.program.kept("row") if self.in_registers else []
+        preload = [self.row_value(number, r) for r in self.row_range for number in held]
+        loop = self.shifted_loop() if self.is_shifted else self.fold_loop()
+        return indent([*preload, *self.begin_state(), *loop, *self.end_state()], 8)
 
-    def column_values(self) -> list[str]:
-        return [
-            f"const V v{number} = K(((const T *)Y)[{self.col_slots[number]} * PITCH + c]);"
-            for number in self.program.kept("col")
-        ]
+    def pair_body(self, use: Callable[[int, int, str], list[str]]) -> list[str]:
+        """The values of one column with each row, and `use(component, row, term)` of each component.
+
+        Without registers to hold them, row and column values are read right before their first use: the shorter
+        they live, the sooner a compiler is done.
+        """
+        values = self.values
+        columns, rows = self.program.kept("col"), self.program.kept("row")
+        lines = [self.column_value(number) for number in columns] if self.in_registers else []
+        for r in self.row_range:
+            late = set() if self.in_registers else {*columns, *rows}
+
+            def read(numbers: Iterable[int], r: int = r, late: set[int] = late) -> list[str]:
+                found = sorted(late.intersection(numbers))
+                late.difference_update(found)
+                return [self.row_value(n, r) if values[n].level == "row" else self.column_value(n) for n in found]
+
+            terms: dict[int, list[int]] = {}
+            for o, number in self.components:
+                terms.setdefault(number, []).append(o)
+            body: list[str] = []
+            for number in dict.fromkeys([*columns, *rows, *self.program.at("pair"), *terms]):
+                if values[number].level == "pair":
+                    body += [*read(values[number].args), statement(self.program, number, r)]
+                for o in terms.pop(number, []):
+                    body += [*read([number]), *use(o, r, operand(self.program, number, r))]
+            lines += _loop("", body)
+        return lines
 
     def fold_loop(self) -> list[str]:
-        lines = ["for (int c = 0; c < m; c++) {", *("  " + line for line in self.column_values())]
-        for r in self.row_range:
-            body = statements(self.program, "pair", r)
-            body += [
-                step(self.program, o, r, operand(self.program, value, r), "c") for o, value in self.components
-            ]
-            lines += ["  {", *("    " + line for line in body), "  }"]
-        return [*lines, "}"]
+        def use(o: int, r: int, term: str) -> list[str]:
+            return self.around(o, r, [self.step(o, r, term)])
+
+        return _loop("for (int c = 0; c < m; c++)", self.pair_body(use))
 
     def shifted_loop(self) -> list[str]:
         """Terms of a chunk go to memory while their maximum is found; then each costs one exp."""
-        pairs = [(o, r) for o, _ in self.components for r in self.row_range]
-        D = len(self.components)
 
         def term(o: int, r: int) -> str:
-            return f"*at(S, (((c - c0) * {D} + {o}) * ROWS + {r}) * LANES)"
+            return f"*at(S, (((c - c0) * COMPONENTS + {o}) * ROWS + {r}) * LANES)"
 
-        first = [f"V n{o}_{r} = m{o}_{r};" for o, r in pairs]
-        search = list(self.column_values())
+        search = self.pair_body(lambda o, r, value: [f"{term(o, r)} = {value};"])
+        lines = _loop("for (int c = c0; c < c1; c++)", search)
         for r in self.row_range:
-            body = statements(self.program, "pair", r)
-            for o, value in self.components:
-                t = operand(self.program, value, r)
-                body += [f"{term(o, r)} = {t};", f"n{o}_{r} = {t} > n{o}_{r} ? {t} : n{o}_{r};"]
-            search += ["{", *("  " + line for line in body), "}"]
-        shift = [
-            f"const V h{o}_{r} = finite_or_zero(n{o}_{r}); "
-            f"s{o}_{r} = s{o}_{r} * exp(m{o}_{r} - h{o}_{r}); m{o}_{r} = n{o}_{r};"
-            for o, r in pairs
-        ]
-        add = [step(self.program, o, r, term(o, r), "c") for o, r in pairs]
-        return [
-            "for (int c0 = 0; c0 < m; c0 += CHUNK) {",
-            "  const int c1 = (int)smaller(m, c0 + CHUNK);",
-            *("  " + line for line in first),
-            "  for (int c = c0; c < c1; c++) {",
-            *("    " + line for line in search),
-            "  }",
-            *("  " + line for line in shift),
-            "  for (int c = c0; c < c1; c++) {",
-            *("    " + line for line in add),
-            "  }",
-            "}",
-        ]
+            for o, _ in self.components:
+                add = [
+                    f"V n = m{o}_{r};",
+                    f"for (int c = c0; c < c1; c++) n = {term(o, r)} > n ? {term(o, r)} : n;",
+                    f"const V h{o}_{r} = finite_or_zero(n);",
+                    f"s{o}_{r} = s{o}_{r} * exp(m{o}_{r} - h{o}_{r});",
+                    f"m{o}_{r} = n;",
+                    *_loop("for (int c = c0; c < c1; c++)", [self.step(o, r, term(o, r))]),
+                ]
+                lines += _loop("", self.around(o, r, add))
+        return _loop(
+            "for (int c0 = 0; c0 < m; c0 += CHUNK)", ["const int c1 = (int)smaller(m, c0 + CHUNK);", *lines]
+        )
+
+    def step(self, o: int, r: int, term: str) -> str:
+        names = {field.name: _state(field, o, r) for field in self.fields}
+        return step(self.program, names, term, "c", f"h{o}_{r}")
+
+    # -- the wide state
+
+    def identity(self) -> str:
+        lines = []
+        for f, field in enumerate(self.fields):
+            value = field.identity.replace("KI(", "(").replace("K(", "(")
+            lines.append(f"wide[o][{f}][l] = {value};")
+        return indent(lines, 8)
+
+    def lane_pointers(self) -> str:
+        return indent(
+            [
+                f"const {'IT' if field.is_index else 'T'} *const p_{field.name} = "
+                f"(const {'IT' if field.is_index else 'T'} *)lane + (o * FIELDS + {f}) * GROUP;"
+                for f, field in enumerate(self.fields)
+            ],
+            10,
+        )
 
     def flush(self) -> str:
         """Merge the lane state into the wide state."""
         lines = []
-        for r in self.row_range:
-            for o, _ in self.components:
-                places = {
-                    field.name: f"wide[{o * len(self.fields) + f}][g + {r} * LANES + l]"
-                    for f, field in enumerate(self.fields)
-                }
-                later = {}
-                for field in self.fields:
-                    name = state_name(field, o, r)
-                    if field.is_index:
-                        later[field.name] = f"(f64)({name}[l] < 0 ? -1 : col0 + {name}[l])"
-                    else:
-                        later[field.name] = f"(f64){name}[l]"
-                lines += self._merge_lane(places, later)
-        return indent(lines, 8)
-
-    def _merge_lane(self, places: dict[str, str], later: dict[str, str]) -> list[str]:
+        for f, field in enumerate(self.fields):
+            name = field.name
+            value = f"p_{name}[l] < 0 ? -1 : col0 + p_{name}[l]" if field.is_index else f"p_{name}[l]"
+            lines.append(f"f64 &w_{name} = wide[o][{f}][g + l]; const f64 l_{name} = (f64)({value});")
         names = [field.name for field in self.fields]
-        return [
-            "for (int l = 0; l < LANES; l++) {",
-            *(f"  f64 &w_{name} = {places[name]}; const f64 l_{name} = {later[name]};" for name in names),
-            "  " + merge(self.program, {n: f"w_{n}" for n in names}, {n: f"l_{n}" for n in names}),
-            "}",
-        ]
-
-    # -- results
+        lines.append(merge(self.program, {n: f"w_{n}" for n in names}, {n: f"l_{n}" for n in names}))
+        return indent(lines, 12)
 
     def merge_splits(self) -> str:
-        names = [field.name for field in self.fields]
-        lines = []
-        for o, _ in self.components:
-            places = {name: o * len(names) + f for f, name in enumerate(names)}
-            text = merge(
-                self.program,
-                {name: f"wide[{place}][0]" for name, place in places.items()},
-                {name: f"later[{place}]" for name, place in places.items()},
-            )
-            lines.append("{ " + text + " }")
-        return indent(lines, 6)
+        lines, earlier, later = [], {}, {}
+        for f, field in enumerate(self.fields):
+            earlier[field.name] = f"wide[o][{f}][0]"
+            later[field.name] = f"l_{field.name}"
+            lines.append(f"const f64 l_{field.name} = later[{f} * rows];")
+        return indent([*lines, merge(self.program, earlier, later)], 8)
 
     def finish(self, by: int) -> str:
         lines = []
+        names = {field.name: f"wide[o][{f}][l]" for f, field in enumerate(self.fields)}
         for k, output in enumerate(self.program.outputs):
-            finish = self.program.reduction.results[output.result].finish
-            for place in range(output.count):
-                o = output.first + place
-                names = {field.name: f"wide[{o * len(self.fields) + f}][l]" for f, field in enumerate(self.fields)}
-                value = fill(finish, names)
-                lines.append(f"o{k}[row * {output.count} + {place}] = ({self.out_type(output)})({value});")
+            value = fill(self.program.reduction.results[output.result].finish, names)
+            end = output.first + output.count
+            lines += [
+                f"for (int o = {output.first}; o < {end}; o++)",
+                f"  o{k}[row * {output.count} + o - {output.first}] = ({self.out_type(output)})({value});",
+            ]
         return indent(lines, by)
+
+
+def _state(field: Field, o: int, r: int) -> str:
+    """The C variable of one field of the lane state."""
+    return f"{field.name}{o}_{r}"
+
+
+def _loop(head: str, body: list[str]) -> list[str]:
+    """`head { body }`, or nothing around nothing."""
+    return [f"{head} {{".strip(), *("  " + line for line in body), "}"] if body else []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..lower import Output, Program
 from ..schedule import Schedule
-from .statements import fill, indent, merge, operand, state_name, statements, step
+from .statements import fill, indent, merge, operand, statements, step
 
 _SOURCE = """\
 // Farfield: {title}
@@ -26,6 +26,7 @@ typedef int I;
 #define TILE {tile}
 #define CHUNK {chunk}
 #define COL_SLOTS {col_slots}
+#define COMPONENTS {components}
 #define FIELDS {fields}
 
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
@@ -40,11 +41,11 @@ farfield_reduce(i64 rows, i64 cols, i64 splits{arguments}, f64 *partial) {{
   const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
 {parameters}
 {load_rows}
-{identity}
+{declare_wide}
   for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {{
-    const int m = (int)smaller(col_end - col0, TILE);
+    const int count = (int)smaller(col_end - col0, TILE);
     __syncthreads();
-    for (int q = threadIdx.x; q < m; q += blockDim.x) {{
+    for (int q = threadIdx.x; q < count; q += blockDim.x) {{
       const i64 col = col0 + q;
 {load_cols}
     }}
@@ -59,11 +60,9 @@ extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits{out_arguments}, const f64 *partial) {{
   const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= rows) return;
-{first_split}
-  for (i64 split = 1; split < splits; split++) {{
+  for (int o = 0; o < COMPONENTS; o++) {{
 {merge_splits}
   }}
-{finish}
 }}
 """
 
@@ -81,20 +80,19 @@ def emit(program: Program, schedule: Schedule) -> str:
         chunk=schedule.chunk,
         threads=schedule.block,
         col_slots=max(1, len(emitter.col_slots)),
-        fields=emitter.fields_total,
+        components=len(program.components),
+        fields=len(program.reduction.state),
         finite_wide=_FINITE_WIDE if schedule.dtype == "float32" else "",
         arguments=emitter.arguments(),
         out_arguments=emitter.out_arguments(),
         parameters=emitter.parameters(),
         load_rows=emitter.load_rows(),
-        identity=emitter.identity(),
+        declare_wide=emitter.declare_wide(),
         load_cols=emitter.load_cols(),
         fold=emitter.fold(),
         flush=emitter.flush(),
         store=emitter.store(),
-        first_split=emitter.first_split(),
         merge_splits=emitter.merge_splits(),
-        finish=emitter.finish(0, 2),
     )
 
 
@@ -106,11 +104,11 @@ class _Emitter:
         self.values = program.values
         self.components = list(enumerate(program.components))
         self.fields = program.reduction.state
-        self.fields_total = len(self.fields) * len(program.components)
         self.row_range = range(schedule.rows)
-        self.shifted = program.reduction.scheme == "shifted sum"
+        self.is_shifted = program.reduction.scheme == "shifted sum"
         self.col_slots = {number: place for place, number in enumerate(program.kept("col"))}
         self.widths = dict(program.widths)
+        self.in_registers = schedule.in_registers
 
     # -- pointers and parameters
 
@@ -140,7 +138,7 @@ class _Emitter:
         if value.half:
             half = f"({index}) >> 20" if value.half == "high" else f"({index}) & 0xfffff"
             return f"const V {name} = K({half});"
-        width = self.widths[int(value.position or 0)]
+        width = self.widths[value.argument]
         return f"const V {name} = a{value.position}[({index}) * {width} + {value.component}];"
 
     def load_rows(self) -> str:
@@ -167,91 +165,82 @@ class _Emitter:
 
     # -- the loop over pairs
 
-    def wide(self, o: int, f: int, r: int) -> str:
-        return f"w{o}_{self.fields[f].name}_{r}"
+    def declare_wide(self) -> str:
+        """The wide state, at its identity."""
+        lines = [f"f64 w_{field.name}[COMPONENTS][ROWS];" for field in self.fields]
+        values = [f"w_{field.name}[o][r] = {field.identity};" for field in self.fields]
+        return indent([*lines, *self.each(values)], 2)
 
-    def identity(self) -> str:
-        lines = []
-        for r in self.row_range:
-            for o, _ in self.components:
-                for f, field in enumerate(self.fields):
-                    lines.append(f"f64 {self.wide(o, f, r)} = {field.identity};")
-        return indent(lines, 2)
+    def each(self, body: list[str]) -> list[str]:
+        """A loop over components and rows; unrolled, it keeps the arrays in registers."""
+        unroll = "#pragma unroll" if self.in_registers else "#pragma unroll 1"
+        heads = ("for (int o = 0; o < COMPONENTS; o++)", "for (int r = 0; r < ROWS; r++) {")
+        return [unroll, heads[0], unroll, "  " + heads[1], *("    " + line for line in body), "  }"]
 
     def fold(self) -> str:
-        lines = [
-            f"{'I' if field.is_index else 'V'} {state_name(field, o, r)} = {field.identity};"
-            for r in self.row_range
-            for o, _ in self.components
-            for field in self.fields
-        ]
-        lines += self.shifted_loop() if self.shifted else self.fold_loop()
+        lines = [f"{'I' if field.is_index else 'V'} {field.name}[COMPONENTS][ROWS];" for field in self.fields]
+        lines += self.each([f"{field.name}[o][r] = {field.identity};" for field in self.fields])
+        lines += self.shifted_loop() if self.is_shifted else self.fold_loop()
         return indent(lines, 4)
 
     def column_values(self) -> list[str]:
         return [f"const V v{number} = tile[c][{place}];" for number, place in self.col_slots.items()]
 
+    def step(self, o: str, r: str, term: str, column: str) -> str:
+        names = {field.name: f"{field.name}[{o}][{r}]" for field in self.fields}
+        return step(self.program, names, term, column, "h")
+
     def fold_loop(self) -> list[str]:
-        lines = ["#pragma unroll 4", "for (int c = 0; c < m; c++) {"]
-        lines += ["  " + line for line in self.column_values()]
+        lines = ["#pragma unroll 4" if self.in_registers else "#pragma unroll 1"]
+        lines += ["for (int c = 0; c < count; c++) {", *("  " + line for line in self.column_values())]
         for r in self.row_range:
             body = statements(self.program, "pair", r)
             body += [
-                step(self.program, o, r, operand(self.program, value, r), "c") for o, value in self.components
+                self.step(str(o), str(r), operand(self.program, value, r), "c") for o, value in self.components
             ]
             lines += ["  {", *("    " + line for line in body), "  }"]
         return [*lines, "}"]
 
     def shifted_loop(self) -> list[str]:
         """Terms of a chunk stay in registers while their maximum is found; then each costs one exp."""
-        pairs = [(o, r) for o, _ in self.components for r in self.row_range]
         search = ["const int c = c0 + u;", *self.column_values()]
         for r in self.row_range:
             body = statements(self.program, "pair", r)
-            for o, value in self.components:
-                t = operand(self.program, value, r)
-                body += [f"t{o}_{r}[u] = {t};", f"n{o}_{r} = {t} > n{o}_{r} ? {t} : n{o}_{r};"]
+            body += [f"t[{o}][{r}][u] = {operand(self.program, value, r)};" for o, value in self.components]
             search += ["{", *("  " + line for line in body), "}"]
-        shift = [
-            f"const V h{o}_{r} = finite_or_zero(n{o}_{r}); "
-            f"s{o}_{r} = s{o}_{r} * exp(m{o}_{r} - h{o}_{r}); m{o}_{r} = n{o}_{r};"
-            for o, r in pairs
+        add = [
+            "V n = m[o][r];",
+            "#pragma unroll",
+            "for (int u = 0; u < CHUNK; u++) if (c0 + u < count) n = t[o][r][u] > n ? t[o][r][u] : n;",
+            "const V h = finite_or_zero(n);",
+            "s[o][r] = s[o][r] * exp(m[o][r] - h);",
+            "m[o][r] = n;",
+            "#pragma unroll",
+            "for (int u = 0; u < CHUNK; u++) if (c0 + u < count) " + self.step("o", "r", "t[o][r][u]", "c0 + u"),
         ]
-        add = [step(self.program, o, r, f"t{o}_{r}[u]", "c0 + u") for o, r in pairs]
         return [
-            "for (int c0 = 0; c0 < m; c0 += CHUNK) {",
-            *(f"  V t{o}_{r}[CHUNK], n{o}_{r} = m{o}_{r};" for o, r in pairs),
+            "for (int c0 = 0; c0 < count; c0 += CHUNK) {",
+            "  V t[COMPONENTS][ROWS][CHUNK];",
             "  #pragma unroll",
-            "  for (int u = 0; u < CHUNK; u++) if (c0 + u < m) {",
+            "  for (int u = 0; u < CHUNK; u++) if (c0 + u < count) {",
             *("    " + line for line in search),
             "  }",
-            *("  " + line for line in shift),
-            "  #pragma unroll",
-            "  for (int u = 0; u < CHUNK; u++) if (c0 + u < m) {",
-            *("    " + line for line in add),
-            "  }",
+            *("  " + line for line in self.each(add)),
             "}",
         ]
 
     def flush(self) -> str:
         """Merge the lane state into the wide state."""
         lines = []
-        for r in self.row_range:
-            for o, _ in self.components:
-                earlier = {field.name: self.wide(o, f, r) for f, field in enumerate(self.fields)}
-                declared, later = [], {}
-                for field in self.fields:
-                    name = state_name(field, o, r)
-                    value = f"{name} < 0 ? -1 : col0 + {name}" if field.is_index else name
-                    declared.append(f"const f64 l_{field.name} = (f64)({value});")
-                    later[field.name] = f"l_{field.name}"
-                lines.append("{ " + " ".join(declared) + " " + merge(self.program, earlier, later) + " }")
-        return indent(lines, 4)
+        for field in self.fields:
+            name = f"{field.name}[o][r]"
+            value = f"{name} < 0 ? -1 : col0 + {name}" if field.is_index else name
+            lines.append(f"const f64 l_{field.name} = (f64)({value});")
+        earlier = {field.name: f"w_{field.name}[o][r]" for field in self.fields}
+        later = {field.name: f"l_{field.name}" for field in self.fields}
+        return indent(self.each([*lines, merge(self.program, earlier, later)]), 4)
 
     # -- results
-
-    def partial(self, place: int, split: str, row: str) -> str:
-        return f"partial[({split} * FIELDS + {place}) * rows + {row}]"
 
     def store(self) -> str:
         lines = []
@@ -259,42 +248,47 @@ class _Emitter:
             lines.append(f"if (first_row + {r} * (i64)blockDim.x < rows) {{")
             lines.append(f"  const i64 row = row{r};")
             lines.append("  if (splits == 1) {")
-            lines.append(self.finish(r, 4))
+            lines += ["    " + line for line in self.finish(f"w_{{}}[o][{r}]")]
             lines.append("  } else {")
-            for o, _ in self.components:
-                for f, _field in enumerate(self.fields):
-                    place = o * len(self.fields) + f
-                    lines.append(f"    {self.partial(place, 'split', 'row')} = {self.wide(o, f, r)};")
-            lines += ["  }", "}"]
+            lines += [f"    {self.unroll}", "    for (int o = 0; o < COMPONENTS; o++) {"]
+            lines += [
+                f"      {_partial('split', f)} = w_{field.name}[o][{r}];" for f, field in enumerate(self.fields)
+            ]
+            lines += ["    }", "  }", "}"]
         return indent(lines, 2)
 
-    def first_split(self) -> str:
-        lines = []
-        for o, _ in self.components:
-            for f, _field in enumerate(self.fields):
-                place = o * len(self.fields) + f
-                lines.append(f"f64 {self.wide(o, f, 0)} = {self.partial(place, '(i64)0', 'row')};")
-        return indent(lines, 2)
+    @property
+    def unroll(self) -> str:
+        return "#pragma unroll" if self.in_registers else "#pragma unroll 1"
 
     def merge_splits(self) -> str:
-        lines = []
-        for o, _ in self.components:
-            earlier = {field.name: self.wide(o, f, 0) for f, field in enumerate(self.fields)}
-            declared, later = [], {}
-            for f, field in enumerate(self.fields):
-                place = o * len(self.fields) + f
-                declared.append(f"const f64 l_{field.name} = {self.partial(place, 'split', 'row')};")
-                later[field.name] = f"l_{field.name}"
-            lines.append("{ " + " ".join(declared) + " " + merge(self.program, earlier, later) + " }")
+        """One component: its splits one after the other, then its result."""
+        lines = [f"f64 w_{field.name} = {_partial('(i64)0', f)};" for f, field in enumerate(self.fields)]
+        lines.append("for (i64 split = 1; split < splits; split++) {")
+        lines += [f"  const f64 l_{field.name} = {_partial('split', f)};" for f, field in enumerate(self.fields)]
+        earlier = {field.name: f"w_{field.name}" for field in self.fields}
+        later = {field.name: f"l_{field.name}" for field in self.fields}
+        lines += ["  " + merge(self.program, earlier, later), "}"]
+        for k, output in enumerate(self.program.outputs):
+            end = output.first + output.count
+            lines.append(f"if (o >= {output.first} && o < {end}) {self._result(k, output, 'w_{}')}")
         return indent(lines, 4)
 
-    def finish(self, r: int, by: int) -> str:
+    def finish(self, name: str) -> list[str]:
         lines = []
         for k, output in enumerate(self.program.outputs):
-            finish = self.program.reduction.results[output.result].finish
-            for place in range(output.count):
-                o = output.first + place
-                names = {field.name: self.wide(o, f, r) for f, field in enumerate(self.fields)}
-                value = fill(finish, names)
-                lines.append(f"o{k}[row * {output.count} + {place}] = ({self.out_type(output)})({value});")
-        return indent(lines, by)
+            end = output.first + output.count
+            lines += [
+                self.unroll,
+                f"for (int o = {output.first}; o < {end}; o++) {self._result(k, output, name)}",
+            ]
+        return lines
+
+    def _result(self, k: int, output: Output, name: str) -> str:
+        names = {field.name: name.format(field.name) for field in self.fields}
+        value = fill(self.program.reduction.results[output.result].finish, names)
+        return f"o{k}[row * {output.count} + o - {output.first}] = ({self.out_type(output)})({value});"
+
+
+def _partial(split: str, field: int) -> str:
+    return f"partial[(({split} * COMPONENTS + o) * FIELDS + {field}) * rows + row]"

@@ -12,6 +12,7 @@ TYPES = """\
 typedef long long i64;
 typedef double f64;
 typedef {T} T;
+typedef {I} IT;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #ifndef __clang__
 #define AVX512_BUILTINS  // clang has other names for these
@@ -23,12 +24,12 @@ enum {{ BYTES = 32 }};
 enum {{ BYTES = 16 }};
 #endif
 typedef T V __attribute__((vector_size(BYTES)));
-typedef {I} I __attribute__((vector_size(BYTES)));
+typedef IT I __attribute__((vector_size(BYTES)));
 enum {{ LANES = BYTES / sizeof(T) }};
 #define INF __builtin_inf()
 #define HOT static inline __attribute__((always_inline))
 HOT V K(T a) {{ return a - (V){{}}; }}
-HOT I KI({I} a) {{ return a - (I){{}}; }}
+HOT I KI(IT a) {{ return a - (I){{}}; }}
 """
 
 C_TYPES = {"float32": ("float", "int"), "float64": ("double", "long long")}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 from ..lower import Level, Program, Value
-from ..reductions import Field
 
 _PLACE = re.compile(r"\$(\w+)")
 _FUNCTION = re.compile(r"\b([a-z_]\w*)\(")
@@ -55,20 +54,9 @@ def statements(program: Program, level: Level, r: int | None = None) -> list[str
     ]
 
 
-def state_name(field: Field, component: int, r: int) -> str:
-    """The C variable of one field of the lane state."""
-    return f"{field.name}{component}_{r}"
-
-
-def state_names(program: Program, component: int, r: int) -> dict[str, str]:
-    """Field -> C variable."""
-    return {field.name: state_name(field, component, r) for field in program.reduction.state}
-
-
-def step(program: Program, component: int, r: int, term: str, column: str) -> str:
-    """The reduction's step for one component of one row."""
-    names = state_names(program, component, r) | {"t": term, "c": column, "h": f"h{component}_{r}"}
-    return "{ " + fill(program.reduction.step, names) + " }"
+def step(program: Program, state: dict[str, str], term: str, column: str, shift: str = "") -> str:
+    """The reduction's step, given the C names of the lane state's fields, the term and its column."""
+    return "{ " + fill(program.reduction.step, state | {"t": term, "c": column, "h": shift}) + " }"
 
 
 def merge(program: Program, earlier: dict[str, str], later: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ typedef int I;
 #define TILE 128
 #define CHUNK 8
 #define COL_SLOTS 2
+#define COMPONENTS 1
 #define FIELDS 2
 
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
@@ -37,18 +38,19 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
   const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
   const V v0_3 = a0[(row3) * 2 + 0];
   const V v1_3 = a0[(row3) * 2 + 1];
-  f64 w0_m_0 = K(-INF);
-  f64 w0_k_0 = KI(-1);
-  f64 w0_m_1 = K(-INF);
-  f64 w0_k_1 = KI(-1);
-  f64 w0_m_2 = K(-INF);
-  f64 w0_k_2 = KI(-1);
-  f64 w0_m_3 = K(-INF);
-  f64 w0_k_3 = KI(-1);
+  f64 w_m[COMPONENTS][ROWS];
+  f64 w_k[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      w_m[o][r] = K(-INF);
+      w_k[o][r] = KI(-1);
+    }
   for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-    const int m = (int)smaller(col_end - col0, TILE);
+    const int count = (int)smaller(col_end - col0, TILE);
     __syncthreads();
-    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+    for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const i64 col = col0 + q;
       const V v2 = a1[(col) * 2 + 0];
       const V v3 = a1[(col) * 2 + 1];
@@ -56,82 +58,107 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
       tile[q][1] = v3;
     }
     __syncthreads();
-    V m0_0 = K(-INF);
-    I k0_0 = KI(-1);
-    V m0_1 = K(-INF);
-    I k0_1 = KI(-1);
-    V m0_2 = K(-INF);
-    I k0_2 = KI(-1);
-    V m0_3 = K(-INF);
-    I k0_3 = KI(-1);
+    V m[COMPONENTS][ROWS];
+    I k[COMPONENTS][ROWS];
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++)
+    #pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        m[o][r] = K(-INF);
+        k[o][r] = KI(-1);
+      }
     #pragma unroll 4
-    for (int c = 0; c < m; c++) {
+    for (int c = 0; c < count; c++) {
       const V v2 = tile[c][0];
       const V v3 = tile[c][1];
       {
         const V v4_0 = v0_0 * v2;
         const V v5_0 = v1_0 * v3 + v4_0;
-        { const auto w = (v5_0 > m0_0) | ((v5_0 != v5_0) & (m0_0 == m0_0)); m0_0 = w ? v5_0 : m0_0; k0_0 = w ? c : k0_0; }
+        { const auto w = (v5_0 > m[0][0]) | ((v5_0 != v5_0) & (m[0][0] == m[0][0])); m[0][0] = w ? v5_0 : m[0][0]; k[0][0] = w ? c : k[0][0]; }
       }
       {
         const V v4_1 = v0_1 * v2;
         const V v5_1 = v1_1 * v3 + v4_1;
-        { const auto w = (v5_1 > m0_1) | ((v5_1 != v5_1) & (m0_1 == m0_1)); m0_1 = w ? v5_1 : m0_1; k0_1 = w ? c : k0_1; }
+        { const auto w = (v5_1 > m[0][1]) | ((v5_1 != v5_1) & (m[0][1] == m[0][1])); m[0][1] = w ? v5_1 : m[0][1]; k[0][1] = w ? c : k[0][1]; }
       }
       {
         const V v4_2 = v0_2 * v2;
         const V v5_2 = v1_2 * v3 + v4_2;
-        { const auto w = (v5_2 > m0_2) | ((v5_2 != v5_2) & (m0_2 == m0_2)); m0_2 = w ? v5_2 : m0_2; k0_2 = w ? c : k0_2; }
+        { const auto w = (v5_2 > m[0][2]) | ((v5_2 != v5_2) & (m[0][2] == m[0][2])); m[0][2] = w ? v5_2 : m[0][2]; k[0][2] = w ? c : k[0][2]; }
       }
       {
         const V v4_3 = v0_3 * v2;
         const V v5_3 = v1_3 * v3 + v4_3;
-        { const auto w = (v5_3 > m0_3) | ((v5_3 != v5_3) & (m0_3 == m0_3)); m0_3 = w ? v5_3 : m0_3; k0_3 = w ? c : k0_3; }
+        { const auto w = (v5_3 > m[0][3]) | ((v5_3 != v5_3) & (m[0][3] == m[0][3])); m[0][3] = w ? v5_3 : m[0][3]; k[0][3] = w ? c : k[0][3]; }
       }
     }
-    { const f64 l_m = (f64)(m0_0); const f64 l_k = (f64)(k0_0 < 0 ? -1 : col0 + k0_0); if (l_m > w0_m_0 || (l_m != l_m && w0_m_0 == w0_m_0)) { w0_m_0 = l_m; w0_k_0 = l_k; } }
-    { const f64 l_m = (f64)(m0_1); const f64 l_k = (f64)(k0_1 < 0 ? -1 : col0 + k0_1); if (l_m > w0_m_1 || (l_m != l_m && w0_m_1 == w0_m_1)) { w0_m_1 = l_m; w0_k_1 = l_k; } }
-    { const f64 l_m = (f64)(m0_2); const f64 l_k = (f64)(k0_2 < 0 ? -1 : col0 + k0_2); if (l_m > w0_m_2 || (l_m != l_m && w0_m_2 == w0_m_2)) { w0_m_2 = l_m; w0_k_2 = l_k; } }
-    { const f64 l_m = (f64)(m0_3); const f64 l_k = (f64)(k0_3 < 0 ? -1 : col0 + k0_3); if (l_m > w0_m_3 || (l_m != l_m && w0_m_3 == w0_m_3)) { w0_m_3 = l_m; w0_k_3 = l_k; } }
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++)
+    #pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        const f64 l_m = (f64)(m[o][r]);
+        const f64 l_k = (f64)(k[o][r] < 0 ? -1 : col0 + k[o][r]);
+        if (l_m > w_m[o][r] || (l_m != l_m && w_m[o][r] == w_m[o][r])) { w_m[o][r] = l_m; w_k[o][r] = l_k; }
+      }
   }
   if (first_row + 0 * (i64)blockDim.x < rows) {
     const i64 row = row0;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(w0_m_0);
-    o1[row * 1 + 0] = (i64)(w0_k_0 < 0 && cols > 0 ? 0 : w0_k_0);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(w_m[o][0]);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o1[row * 1 + o - 0] = (i64)(w_k[o][0] < 0 && cols > 0 ? 0 : w_k[o][0]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_0;
-      partial[(split * FIELDS + 1) * rows + row] = w0_k_0;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][0];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_k[o][0];
+      }
     }
   }
   if (first_row + 1 * (i64)blockDim.x < rows) {
     const i64 row = row1;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(w0_m_1);
-    o1[row * 1 + 0] = (i64)(w0_k_1 < 0 && cols > 0 ? 0 : w0_k_1);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(w_m[o][1]);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o1[row * 1 + o - 0] = (i64)(w_k[o][1] < 0 && cols > 0 ? 0 : w_k[o][1]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_1;
-      partial[(split * FIELDS + 1) * rows + row] = w0_k_1;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][1];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_k[o][1];
+      }
     }
   }
   if (first_row + 2 * (i64)blockDim.x < rows) {
     const i64 row = row2;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(w0_m_2);
-    o1[row * 1 + 0] = (i64)(w0_k_2 < 0 && cols > 0 ? 0 : w0_k_2);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(w_m[o][2]);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o1[row * 1 + o - 0] = (i64)(w_k[o][2] < 0 && cols > 0 ? 0 : w_k[o][2]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_2;
-      partial[(split * FIELDS + 1) * rows + row] = w0_k_2;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][2];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_k[o][2];
+      }
     }
   }
   if (first_row + 3 * (i64)blockDim.x < rows) {
     const i64 row = row3;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(w0_m_3);
-    o1[row * 1 + 0] = (i64)(w0_k_3 < 0 && cols > 0 ? 0 : w0_k_3);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(w_m[o][3]);
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o1[row * 1 + o - 0] = (i64)(w_k[o][3] < 0 && cols > 0 ? 0 : w_k[o][3]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_3;
-      partial[(split * FIELDS + 1) * rows + row] = w0_k_3;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][3];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_k[o][3];
+      }
     }
   }
 }
@@ -140,11 +167,15 @@ extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, i64 *__restrict__ o1, const f64 *partial) {
   const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= rows) return;
-  f64 w0_m_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
-  f64 w0_k_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
-  for (i64 split = 1; split < splits; split++) {
-    { const f64 l_m = partial[(split * FIELDS + 0) * rows + row]; const f64 l_k = partial[(split * FIELDS + 1) * rows + row]; if (l_m > w0_m_0 || (l_m != l_m && w0_m_0 == w0_m_0)) { w0_m_0 = l_m; w0_k_0 = l_k; } }
+  for (int o = 0; o < COMPONENTS; o++) {
+    f64 w_m = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 0) * rows + row];
+    f64 w_k = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 1) * rows + row];
+    for (i64 split = 1; split < splits; split++) {
+      const f64 l_m = partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row];
+      const f64 l_k = partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row];
+      if (l_m > w_m || (l_m != l_m && w_m == w_m)) { w_m = l_m; w_k = l_k; }
+    }
+    if (o >= 0 && o < 1) o0[row * 1 + o - 0] = (T)(w_m);
+    if (o >= 0 && o < 1) o1[row * 1 + o - 0] = (i64)(w_k < 0 && cols > 0 ? 0 : w_k);
   }
-  o0[row * 1 + 0] = (T)(w0_m_0);
-  o1[row * 1 + 0] = (i64)(w0_k_0 < 0 && cols > 0 ? 0 : w0_k_0);
 }

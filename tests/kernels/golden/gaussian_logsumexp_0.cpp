@@ -2,6 +2,7 @@
 typedef long long i64;
 typedef double f64;
 typedef float T;
+typedef int IT;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #ifndef __clang__
 #define AVX512_BUILTINS  // clang has other names for these
@@ -13,12 +14,12 @@ enum { BYTES = 32 };
 enum { BYTES = 16 };
 #endif
 typedef T V __attribute__((vector_size(BYTES)));
-typedef int I __attribute__((vector_size(BYTES)));
+typedef IT I __attribute__((vector_size(BYTES)));
 enum { LANES = BYTES / sizeof(T) };
 #define INF __builtin_inf()
 #define HOT static inline __attribute__((always_inline))
 HOT V K(T a) { return a - (V){}; }
-HOT I KI(int a) { return a - (I){}; }
+HOT I KI(IT a) { return a - (I){}; }
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
@@ -48,11 +49,11 @@ HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 1024, CHUNK = 64 };
-enum { FIELDS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
+enum { COMPONENTS = 1, FIELDS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
 enum { PITCH = TILE + LANES };  // distance of two column slots; not a power of two, which would share cache sets
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
-HOT V *at(char *memory, i64 element) { return (V *)(memory + element * sizeof(T)); }
+HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
 
 extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {
@@ -62,14 +63,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
   T *const o0 = (T *)out[0];
   const i64 row_blocks = (rows + BLOCK - 1) / BLOCK;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_bytes = ROW_SLOTS * BLOCK * sizeof(T), y_bytes = COL_SLOTS * PITCH * sizeof(T);
-  const i64 wide_bytes = FIELDS * BLOCK * sizeof(f64), chunk_bytes = CHUNK * GROUP * 1 * sizeof(T);
-  char *const allocated = (char *)__builtin_malloc(x_bytes + y_bytes + wide_bytes + chunk_bytes + BYTES);
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = CHUNK * GROUP * COMPONENTS;
+  const i64 lane_size = COMPONENTS * FIELDS * GROUP, wide_bytes = COMPONENTS * FIELDS * BLOCK * sizeof(f64);
+  char *const allocated =
+      (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
-  char *const X = allocated + (BYTES - (unsigned long)allocated % BYTES);
-  char *const Y = X + x_bytes;
-  char *const S = Y + y_bytes;
-  f64 (*const wide)[BLOCK] = (f64 (*)[BLOCK])(S + chunk_bytes);
+  T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
+  T *const Y = X + x_size;
+  T *const S = Y + y_size;
+  T *const lane = S + s_size;  // lane state: [component][field][row of the group]
+  f64 (*const wide)[FIELDS][BLOCK] = (f64 (*)[FIELDS][BLOCK])(lane + lane_size);
   const V v9 = K(a2[0]);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
@@ -78,33 +81,32 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
     const int n = (int)smaller(BLOCK, rows - row0);
     const i64 col_end = smaller(cols, (split + 1) * span);
     for (int l = 0; l < BLOCK; l++) {
-      ((T *)X)[0 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0];
-      ((T *)X)[1 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 1];
+      for (int k = 0; k < 2; k++) X[(0 + k) * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
     }
-    for (int l = 0; l < BLOCK; l++) wide[0][l] = (-INF);
-    for (int l = 0; l < BLOCK; l++) wide[1][l] = (0);
+    for (int o = 0; o < COMPONENTS; o++)
+      for (int l = 0; l < BLOCK; l++) {
+        wide[o][0][l] = (-INF);
+        wide[o][1][l] = (0);
+      }
     for (i64 col0 = split * span; col0 < col_end; col0 += TILE) {
       const int m = (int)smaller(TILE, col_end - col0);
       for (int l = 0; l < m; l++) {
-        ((T *)Y)[0 * PITCH + l] = a1[(col0 + l) * 2 + 0];
-        ((T *)Y)[1 * PITCH + l] = a1[(col0 + l) * 2 + 1];
+        for (int k = 0; k < 2; k++) Y[(0 + k) * PITCH + l] = a1[(col0 + l) * 2 + 0 + k];
       }
       for (int g = 0; g < n; g += GROUP) {
         const V v0_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
         const V v1_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
-        V m0_0 = K(-INF);
-        V s0_0 = K(0);
         const V v0_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
         const V v1_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
+        V m0_0 = K(-INF);
+        V s0_0 = K(0);
         V m0_1 = K(-INF);
         V s0_1 = K(0);
         for (int c0 = 0; c0 < m; c0 += CHUNK) {
           const int c1 = (int)smaller(m, c0 + CHUNK);
-          V n0_0 = m0_0;
-          V n0_1 = m0_1;
           for (int c = c0; c < c1; c++) {
-            const V v2 = K(((const T *)Y)[0 * PITCH + c]);
-            const V v3 = K(((const T *)Y)[1 * PITCH + c]);
+            const V v2 = K(Y[0 * PITCH + c]);
+            const V v3 = K(Y[1 * PITCH + c]);
             {
               const V v4_0 = v0_0 - v2;
               const V v5_0 = v1_0 - v3;
@@ -113,8 +115,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
               const V v8_0 = v6_0 + v7_0;
               const V v10_0 = v8_0 * v9;
               const V v11_0 = -v10_0;
-              *at(S, (((c - c0) * 1 + 0) * ROWS + 0) * LANES) = v11_0;
-              n0_0 = v11_0 > n0_0 ? v11_0 : n0_0;
+              *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) = v11_0;
             }
             {
               const V v4_1 = v0_1 - v2;
@@ -124,55 +125,78 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
               const V v8_1 = v6_1 + v7_1;
               const V v10_1 = v8_1 * v9;
               const V v11_1 = -v10_1;
-              *at(S, (((c - c0) * 1 + 0) * ROWS + 1) * LANES) = v11_1;
-              n0_1 = v11_1 > n0_1 ? v11_1 : n0_1;
+              *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) = v11_1;
             }
           }
-          const V h0_0 = finite_or_zero(n0_0); s0_0 = s0_0 * exp(m0_0 - h0_0); m0_0 = n0_0;
-          const V h0_1 = finite_or_zero(n0_1); s0_1 = s0_1 * exp(m0_1 - h0_1); m0_1 = n0_1;
-          for (int c = c0; c < c1; c++) {
-            { s0_0 = s0_0 + exp(*at(S, (((c - c0) * 1 + 0) * ROWS + 0) * LANES) - h0_0); }
-            { s0_1 = s0_1 + exp(*at(S, (((c - c0) * 1 + 0) * ROWS + 1) * LANES) - h0_1); }
+          {
+            V n = m0_0;
+            for (int c = c0; c < c1; c++) n = *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) > n ? *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) : n;
+            const V h0_0 = finite_or_zero(n);
+            s0_0 = s0_0 * exp(m0_0 - h0_0);
+            m0_0 = n;
+            for (int c = c0; c < c1; c++) {
+              { s0_0 = s0_0 + exp(*at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) - h0_0); }
+            }
+          }
+          {
+            V n = m0_1;
+            for (int c = c0; c < c1; c++) n = *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) > n ? *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) : n;
+            const V h0_1 = finite_or_zero(n);
+            s0_1 = s0_1 * exp(m0_1 - h0_1);
+            m0_1 = n;
+            for (int c = c0; c < c1; c++) {
+              { s0_1 = s0_1 + exp(*at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) - h0_1); }
+            }
           }
         }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_m = wide[0][g + 0 * LANES + l]; const f64 l_m = (f64)m0_0[l];
-          f64 &w_s = wide[1][g + 0 * LANES + l]; const f64 l_s = (f64)s0_0[l];
-          const double h = finite_or_zero(w_m > l_m ? w_m : l_m); w_s = w_s * exp(w_m - h) + l_s * exp(l_m - h); w_m = w_m > l_m ? w_m : l_m;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_m = wide[0][g + 1 * LANES + l]; const f64 l_m = (f64)m0_1[l];
-          f64 &w_s = wide[1][g + 1 * LANES + l]; const f64 l_s = (f64)s0_1[l];
-          const double h = finite_or_zero(w_m > l_m ? w_m : l_m); w_s = w_s * exp(w_m - h) + l_s * exp(l_m - h); w_m = w_m > l_m ? w_m : l_m;
+        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 0 * LANES) = m0_0;
+        *(V *)(lane + (0 * FIELDS + 1) * GROUP + 0 * LANES) = s0_0;
+        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 1 * LANES) = m0_1;
+        *(V *)(lane + (0 * FIELDS + 1) * GROUP + 1 * LANES) = s0_1;
+        for (int o = 0; o < COMPONENTS; o++) {
+          const T *const p_m = (const T *)lane + (o * FIELDS + 0) * GROUP;
+          const T *const p_s = (const T *)lane + (o * FIELDS + 1) * GROUP;
+          for (int l = 0; l < GROUP; l++) {
+            f64 &w_m = wide[o][0][g + l]; const f64 l_m = (f64)(p_m[l]);
+            f64 &w_s = wide[o][1][g + l]; const f64 l_s = (f64)(p_s[l]);
+            const double h = finite_or_zero(w_m > l_m ? w_m : l_m); w_s = w_s * exp(w_m - h) + l_s * exp(l_m - h); w_m = w_m > l_m ? w_m : l_m;
+          }
         }
       }
     }
     if (splits == 1) {
       for (int l = 0; l < n; l++) {
         const i64 row = row0 + l;
-        o0[row * 1 + 0] = (T)(finite_or_zero(wide[0][l]) + log(wide[1][l]));
+        for (int o = 0; o < 1; o++)
+          o0[row * 1 + o - 0] = (T)(finite_or_zero(wide[o][0][l]) + log(wide[o][1][l]));
       }
     } else {
-      for (int f = 0; f < FIELDS; f++)
-        for (int l = 0; l < n; l++) partial[(split * FIELDS + f) * rows + row0 + l] = wide[f][l];
+      for (int o = 0; o < COMPONENTS; o++)
+        for (int f = 0; f < FIELDS; f++)
+          for (int l = 0; l < n; l++)
+            partial[((split * COMPONENTS + o) * FIELDS + f) * rows + row0 + l] = wide[o][f][l];
     }
   }
   __builtin_free(allocated);
   return 0;
 }
 
-extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, const f64 *partial) {
+extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, f64 *partial) {
   T *const o0 = (T *)out[0];
   for (i64 row = 0; row < rows; row++) {
-    f64 wide[FIELDS][1];
-    for (int f = 0; f < FIELDS; f++) wide[f][0] = partial[f * rows + row];
-    for (i64 split = 1; split < splits; split++) {
-      f64 later[FIELDS];
-      for (int f = 0; f < FIELDS; f++) later[f] = partial[(split * FIELDS + f) * rows + row];
-      { const double h = finite_or_zero(wide[0][0] > later[0] ? wide[0][0] : later[0]); wide[1][0] = wide[1][0] * exp(wide[0][0] - h) + later[1] * exp(later[0] - h); wide[0][0] = wide[0][0] > later[0] ? wide[0][0] : later[0]; }
-    }
     const int l = 0;
-    o0[row * 1 + 0] = (T)(finite_or_zero(wide[0][l]) + log(wide[1][l]));
+    f64 wide[COMPONENTS][FIELDS][1];
+    for (int o = 0; o < COMPONENTS; o++) {
+      for (int f = 0; f < FIELDS; f++) wide[o][f][0] = partial[(o * FIELDS + f) * rows + row];
+      for (i64 split = 1; split < splits; split++) {
+        const f64 *const later = partial + (split * COMPONENTS + o) * FIELDS * rows + row;
+        const f64 l_m = later[0 * rows];
+        const f64 l_s = later[1 * rows];
+        const double h = finite_or_zero(wide[o][0][0] > l_m ? wide[o][0][0] : l_m); wide[o][1][0] = wide[o][1][0] * exp(wide[o][0][0] - h) + l_s * exp(l_m - h); wide[o][0][0] = wide[o][0][0] > l_m ? wide[o][0][0] : l_m;
+      }
+    }
+    for (int o = 0; o < 1; o++)
+      o0[row * 1 + o - 0] = (T)(finite_or_zero(wide[o][0][l]) + log(wide[o][1][l]));
   }
   return 0;
 }

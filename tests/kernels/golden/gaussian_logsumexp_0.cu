@@ -11,6 +11,7 @@ typedef int I;
 #define TILE 128
 #define CHUNK 8
 #define COL_SLOTS 2
+#define COMPONENTS 1
 #define FIELDS 2
 
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
@@ -37,18 +38,19 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
   const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
   const V v0_3 = a0[(row3) * 2 + 0];
   const V v1_3 = a0[(row3) * 2 + 1];
-  f64 w0_m_0 = K(-INF);
-  f64 w0_s_0 = K(0);
-  f64 w0_m_1 = K(-INF);
-  f64 w0_s_1 = K(0);
-  f64 w0_m_2 = K(-INF);
-  f64 w0_s_2 = K(0);
-  f64 w0_m_3 = K(-INF);
-  f64 w0_s_3 = K(0);
+  f64 w_m[COMPONENTS][ROWS];
+  f64 w_s[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      w_m[o][r] = K(-INF);
+      w_s[o][r] = K(0);
+    }
   for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-    const int m = (int)smaller(col_end - col0, TILE);
+    const int count = (int)smaller(col_end - col0, TILE);
     __syncthreads();
-    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+    for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const i64 col = col0 + q;
       const V v2 = a1[(col) * 2 + 0];
       const V v3 = a1[(col) * 2 + 1];
@@ -56,21 +58,19 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
       tile[q][1] = v3;
     }
     __syncthreads();
-    V m0_0 = K(-INF);
-    V s0_0 = K(0);
-    V m0_1 = K(-INF);
-    V s0_1 = K(0);
-    V m0_2 = K(-INF);
-    V s0_2 = K(0);
-    V m0_3 = K(-INF);
-    V s0_3 = K(0);
-    for (int c0 = 0; c0 < m; c0 += CHUNK) {
-      V t0_0[CHUNK], n0_0 = m0_0;
-      V t0_1[CHUNK], n0_1 = m0_1;
-      V t0_2[CHUNK], n0_2 = m0_2;
-      V t0_3[CHUNK], n0_3 = m0_3;
+    V m[COMPONENTS][ROWS];
+    V s[COMPONENTS][ROWS];
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++)
+    #pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        m[o][r] = K(-INF);
+        s[o][r] = K(0);
+      }
+    for (int c0 = 0; c0 < count; c0 += CHUNK) {
+      V t[COMPONENTS][ROWS][CHUNK];
       #pragma unroll
-      for (int u = 0; u < CHUNK; u++) if (c0 + u < m) {
+      for (int u = 0; u < CHUNK; u++) if (c0 + u < count) {
         const int c = c0 + u;
         const V v2 = tile[c][0];
         const V v3 = tile[c][1];
@@ -82,8 +82,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
           const V v8_0 = v6_0 + v7_0;
           const V v10_0 = v8_0 * v9;
           const V v11_0 = -v10_0;
-          t0_0[u] = v11_0;
-          n0_0 = v11_0 > n0_0 ? v11_0 : n0_0;
+          t[0][0][u] = v11_0;
         }
         {
           const V v4_1 = v0_1 - v2;
@@ -93,8 +92,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
           const V v8_1 = v6_1 + v7_1;
           const V v10_1 = v8_1 * v9;
           const V v11_1 = -v10_1;
-          t0_1[u] = v11_1;
-          n0_1 = v11_1 > n0_1 ? v11_1 : n0_1;
+          t[0][1][u] = v11_1;
         }
         {
           const V v4_2 = v0_2 - v2;
@@ -104,8 +102,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
           const V v8_2 = v6_2 + v7_2;
           const V v10_2 = v8_2 * v9;
           const V v11_2 = -v10_2;
-          t0_2[u] = v11_2;
-          n0_2 = v11_2 > n0_2 ? v11_2 : n0_2;
+          t[0][2][u] = v11_2;
         }
         {
           const V v4_3 = v0_3 - v2;
@@ -115,61 +112,82 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
           const V v8_3 = v6_3 + v7_3;
           const V v10_3 = v8_3 * v9;
           const V v11_3 = -v10_3;
-          t0_3[u] = v11_3;
-          n0_3 = v11_3 > n0_3 ? v11_3 : n0_3;
+          t[0][3][u] = v11_3;
         }
       }
-      const V h0_0 = finite_or_zero(n0_0); s0_0 = s0_0 * exp(m0_0 - h0_0); m0_0 = n0_0;
-      const V h0_1 = finite_or_zero(n0_1); s0_1 = s0_1 * exp(m0_1 - h0_1); m0_1 = n0_1;
-      const V h0_2 = finite_or_zero(n0_2); s0_2 = s0_2 * exp(m0_2 - h0_2); m0_2 = n0_2;
-      const V h0_3 = finite_or_zero(n0_3); s0_3 = s0_3 * exp(m0_3 - h0_3); m0_3 = n0_3;
       #pragma unroll
-      for (int u = 0; u < CHUNK; u++) if (c0 + u < m) {
-        { s0_0 = s0_0 + exp(t0_0[u] - h0_0); }
-        { s0_1 = s0_1 + exp(t0_1[u] - h0_1); }
-        { s0_2 = s0_2 + exp(t0_2[u] - h0_2); }
-        { s0_3 = s0_3 + exp(t0_3[u] - h0_3); }
-      }
+      for (int o = 0; o < COMPONENTS; o++)
+      #pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+          V n = m[o][r];
+          #pragma unroll
+          for (int u = 0; u < CHUNK; u++) if (c0 + u < count) n = t[o][r][u] > n ? t[o][r][u] : n;
+          const V h = finite_or_zero(n);
+          s[o][r] = s[o][r] * exp(m[o][r] - h);
+          m[o][r] = n;
+          #pragma unroll
+          for (int u = 0; u < CHUNK; u++) if (c0 + u < count) { s[o][r] = s[o][r] + exp(t[o][r][u] - h); }
+        }
     }
-    { const f64 l_m = (f64)(m0_0); const f64 l_s = (f64)(s0_0); const double h = finite_or_zero(w0_m_0 > l_m ? w0_m_0 : l_m); w0_s_0 = w0_s_0 * exp(w0_m_0 - h) + l_s * exp(l_m - h); w0_m_0 = w0_m_0 > l_m ? w0_m_0 : l_m; }
-    { const f64 l_m = (f64)(m0_1); const f64 l_s = (f64)(s0_1); const double h = finite_or_zero(w0_m_1 > l_m ? w0_m_1 : l_m); w0_s_1 = w0_s_1 * exp(w0_m_1 - h) + l_s * exp(l_m - h); w0_m_1 = w0_m_1 > l_m ? w0_m_1 : l_m; }
-    { const f64 l_m = (f64)(m0_2); const f64 l_s = (f64)(s0_2); const double h = finite_or_zero(w0_m_2 > l_m ? w0_m_2 : l_m); w0_s_2 = w0_s_2 * exp(w0_m_2 - h) + l_s * exp(l_m - h); w0_m_2 = w0_m_2 > l_m ? w0_m_2 : l_m; }
-    { const f64 l_m = (f64)(m0_3); const f64 l_s = (f64)(s0_3); const double h = finite_or_zero(w0_m_3 > l_m ? w0_m_3 : l_m); w0_s_3 = w0_s_3 * exp(w0_m_3 - h) + l_s * exp(l_m - h); w0_m_3 = w0_m_3 > l_m ? w0_m_3 : l_m; }
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++)
+    #pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        const f64 l_m = (f64)(m[o][r]);
+        const f64 l_s = (f64)(s[o][r]);
+        const double h = finite_or_zero(w_m[o][r] > l_m ? w_m[o][r] : l_m); w_s[o][r] = w_s[o][r] * exp(w_m[o][r] - h) + l_s * exp(l_m - h); w_m[o][r] = w_m[o][r] > l_m ? w_m[o][r] : l_m;
+      }
   }
   if (first_row + 0 * (i64)blockDim.x < rows) {
     const i64 row = row0;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_0) + log(w0_s_0));
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][0]) + log(w_s[o][0]));
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_0;
-      partial[(split * FIELDS + 1) * rows + row] = w0_s_0;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][0];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][0];
+      }
     }
   }
   if (first_row + 1 * (i64)blockDim.x < rows) {
     const i64 row = row1;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_1) + log(w0_s_1));
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][1]) + log(w_s[o][1]));
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_1;
-      partial[(split * FIELDS + 1) * rows + row] = w0_s_1;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][1];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][1];
+      }
     }
   }
   if (first_row + 2 * (i64)blockDim.x < rows) {
     const i64 row = row2;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_2) + log(w0_s_2));
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][2]) + log(w_s[o][2]));
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_2;
-      partial[(split * FIELDS + 1) * rows + row] = w0_s_2;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][2];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][2];
+      }
     }
   }
   if (first_row + 3 * (i64)blockDim.x < rows) {
     const i64 row = row3;
     if (splits == 1) {
-      o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_3) + log(w0_s_3));
+      #pragma unroll
+      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][3]) + log(w_s[o][3]));
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_m_3;
-      partial[(split * FIELDS + 1) * rows + row] = w0_s_3;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][3];
+        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][3];
+      }
     }
   }
 }
@@ -178,10 +196,14 @@ extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, const f64 *partial) {
   const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= rows) return;
-  f64 w0_m_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
-  f64 w0_s_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
-  for (i64 split = 1; split < splits; split++) {
-    { const f64 l_m = partial[(split * FIELDS + 0) * rows + row]; const f64 l_s = partial[(split * FIELDS + 1) * rows + row]; const double h = finite_or_zero(w0_m_0 > l_m ? w0_m_0 : l_m); w0_s_0 = w0_s_0 * exp(w0_m_0 - h) + l_s * exp(l_m - h); w0_m_0 = w0_m_0 > l_m ? w0_m_0 : l_m; }
+  for (int o = 0; o < COMPONENTS; o++) {
+    f64 w_m = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 0) * rows + row];
+    f64 w_s = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 1) * rows + row];
+    for (i64 split = 1; split < splits; split++) {
+      const f64 l_m = partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row];
+      const f64 l_s = partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row];
+      const double h = finite_or_zero(w_m > l_m ? w_m : l_m); w_s = w_s * exp(w_m - h) + l_s * exp(l_m - h); w_m = w_m > l_m ? w_m : l_m;
+    }
+    if (o >= 0 && o < 1) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m) + log(w_s));
   }
-  o0[row * 1 + 0] = (T)(finite_or_zero(w0_m_0) + log(w0_s_0));
 }

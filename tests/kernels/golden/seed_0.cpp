@@ -2,6 +2,7 @@
 typedef long long i64;
 typedef double f64;
 typedef float T;
+typedef int IT;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #ifndef __clang__
 #define AVX512_BUILTINS  // clang has other names for these
@@ -13,12 +14,12 @@ enum { BYTES = 32 };
 enum { BYTES = 16 };
 #endif
 typedef T V __attribute__((vector_size(BYTES)));
-typedef int I __attribute__((vector_size(BYTES)));
+typedef IT I __attribute__((vector_size(BYTES)));
 enum { LANES = BYTES / sizeof(T) };
 #define INF __builtin_inf()
 #define HOT static inline __attribute__((always_inline))
 HOT V K(T a) { return a - (V){}; }
-HOT I KI(int a) { return a - (I){}; }
+HOT I KI(IT a) { return a - (I){}; }
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
@@ -44,11 +45,11 @@ HOT V exp(V x) {
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
-enum { FIELDS = 3, ROW_SLOTS = 3, COL_SLOTS = 5 };
+enum { COMPONENTS = 3, FIELDS = 1, ROW_SLOTS = 3, COL_SLOTS = 5 };
 enum { PITCH = TILE + LANES };  // distance of two column slots; not a power of two, which would share cache sets
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
-HOT V *at(char *memory, i64 element) { return (V *)(memory + element * sizeof(T)); }
+HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
 
 extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {
@@ -59,14 +60,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
   T *const o0 = (T *)out[0];
   const i64 row_blocks = (rows + BLOCK - 1) / BLOCK;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_bytes = ROW_SLOTS * BLOCK * sizeof(T), y_bytes = COL_SLOTS * PITCH * sizeof(T);
-  const i64 wide_bytes = FIELDS * BLOCK * sizeof(f64), chunk_bytes = 0 * sizeof(T);
-  char *const allocated = (char *)__builtin_malloc(x_bytes + y_bytes + wide_bytes + chunk_bytes + BYTES);
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0;
+  const i64 lane_size = COMPONENTS * FIELDS * GROUP, wide_bytes = COMPONENTS * FIELDS * BLOCK * sizeof(f64);
+  char *const allocated =
+      (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
-  char *const X = allocated + (BYTES - (unsigned long)allocated % BYTES);
-  char *const Y = X + x_bytes;
-  char *const S = Y + y_bytes;
-  f64 (*const wide)[BLOCK] = (f64 (*)[BLOCK])(S + chunk_bytes);
+  T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
+  T *const Y = X + x_size;
+  T *const S = Y + y_size;
+  T *const lane = S + s_size;  // lane state: [component][field][row of the group]
+  f64 (*const wide)[FIELDS][BLOCK] = (f64 (*)[FIELDS][BLOCK])(lane + lane_size);
   const V v0 = K(a3[0]);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
@@ -75,20 +78,17 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
     const int n = (int)smaller(BLOCK, rows - row0);
     const i64 col_end = smaller(cols, (split + 1) * span);
     for (int l = 0; l < BLOCK; l++) {
-      ((T *)X)[0 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0];
-      ((T *)X)[1 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 1];
-      ((T *)X)[2 * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 2];
+      for (int k = 0; k < 3; k++) X[(0 + k) * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
     }
-    for (int l = 0; l < BLOCK; l++) wide[0][l] = (0);
-    for (int l = 0; l < BLOCK; l++) wide[1][l] = (0);
-    for (int l = 0; l < BLOCK; l++) wide[2][l] = (0);
+    for (int o = 0; o < COMPONENTS; o++)
+      for (int l = 0; l < BLOCK; l++) {
+        wide[o][0][l] = (0);
+      }
     for (i64 col0 = split * span; col0 < col_end; col0 += TILE) {
       const int m = (int)smaller(TILE, col_end - col0);
       for (int l = 0; l < m; l++) {
-        ((T *)Y)[0 * PITCH + l] = a2[(col0 + l) * 1 + 0];
-        ((T *)Y)[2 * PITCH + l] = a1[(col0 + l) * 3 + 0];
-        ((T *)Y)[3 * PITCH + l] = a1[(col0 + l) * 3 + 1];
-        ((T *)Y)[4 * PITCH + l] = a1[(col0 + l) * 3 + 2];
+        for (int k = 0; k < 1; k++) Y[(0 + k) * PITCH + l] = a2[(col0 + l) * 1 + 0 + k];
+        for (int k = 0; k < 3; k++) Y[(2 + k) * PITCH + l] = a1[(col0 + l) * 3 + 0 + k];
       }
       for (int l = 0; l < m; l += LANES) {
         const V v1 = *at(Y, 0 * PITCH + l);
@@ -100,20 +100,20 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
         const V v4_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
         const V v5_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
         const V v6_0 = *at(X, 2 * BLOCK + g + 0 * LANES);
-        V s0_0 = K(0);
-        V s1_0 = K(0);
-        V s2_0 = K(0);
         const V v4_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
         const V v5_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
         const V v6_1 = *at(X, 2 * BLOCK + g + 1 * LANES);
+        V s0_0 = K(0);
+        V s1_0 = K(0);
+        V s2_0 = K(0);
         V s0_1 = K(0);
         V s1_1 = K(0);
         V s2_1 = K(0);
         for (int c = 0; c < m; c++) {
-          const V v3 = K(((const T *)Y)[1 * PITCH + c]);
-          const V v7 = K(((const T *)Y)[2 * PITCH + c]);
-          const V v8 = K(((const T *)Y)[3 * PITCH + c]);
-          const V v9 = K(((const T *)Y)[4 * PITCH + c]);
+          const V v3 = K(Y[1 * PITCH + c]);
+          const V v7 = K(Y[2 * PITCH + c]);
+          const V v8 = K(Y[3 * PITCH + c]);
+          const V v9 = K(Y[4 * PITCH + c]);
           {
             const V v10_0 = v4_0 + v7;
             const V v11_0 = v5_0 + v8;
@@ -122,10 +122,10 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
             const V v14_0 = exp(v11_0);
             const V v15_0 = exp(v12_0);
             const V v16_0 = v3 * v13_0;
-            const V v17_0 = v3 * v14_0;
-            const V v18_0 = v3 * v15_0;
             { s0_0 = s0_0 + v16_0; }
+            const V v17_0 = v3 * v14_0;
             { s1_0 = s1_0 + v17_0; }
+            const V v18_0 = v3 * v15_0;
             { s2_0 = s2_0 + v18_0; }
           }
           {
@@ -136,71 +136,60 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
             const V v14_1 = exp(v11_1);
             const V v15_1 = exp(v12_1);
             const V v16_1 = v3 * v13_1;
-            const V v17_1 = v3 * v14_1;
-            const V v18_1 = v3 * v15_1;
             { s0_1 = s0_1 + v16_1; }
+            const V v17_1 = v3 * v14_1;
             { s1_1 = s1_1 + v17_1; }
+            const V v18_1 = v3 * v15_1;
             { s2_1 = s2_1 + v18_1; }
           }
         }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[0][g + 0 * LANES + l]; const f64 l_s = (f64)s0_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[1][g + 0 * LANES + l]; const f64 l_s = (f64)s1_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[2][g + 0 * LANES + l]; const f64 l_s = (f64)s2_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[0][g + 1 * LANES + l]; const f64 l_s = (f64)s0_1[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[1][g + 1 * LANES + l]; const f64 l_s = (f64)s1_1[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[2][g + 1 * LANES + l]; const f64 l_s = (f64)s2_1[l];
-          w_s += l_s;
+        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 0 * LANES) = s0_0;
+        *(V *)(lane + (1 * FIELDS + 0) * GROUP + 0 * LANES) = s1_0;
+        *(V *)(lane + (2 * FIELDS + 0) * GROUP + 0 * LANES) = s2_0;
+        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 1 * LANES) = s0_1;
+        *(V *)(lane + (1 * FIELDS + 0) * GROUP + 1 * LANES) = s1_1;
+        *(V *)(lane + (2 * FIELDS + 0) * GROUP + 1 * LANES) = s2_1;
+        for (int o = 0; o < COMPONENTS; o++) {
+          const T *const p_s = (const T *)lane + (o * FIELDS + 0) * GROUP;
+          for (int l = 0; l < GROUP; l++) {
+            f64 &w_s = wide[o][0][g + l]; const f64 l_s = (f64)(p_s[l]);
+            w_s += l_s;
+          }
         }
       }
     }
     if (splits == 1) {
       for (int l = 0; l < n; l++) {
         const i64 row = row0 + l;
-        o0[row * 3 + 0] = (T)(wide[0][l]);
-        o0[row * 3 + 1] = (T)(wide[1][l]);
-        o0[row * 3 + 2] = (T)(wide[2][l]);
+        for (int o = 0; o < 3; o++)
+          o0[row * 3 + o - 0] = (T)(wide[o][0][l]);
       }
     } else {
-      for (int f = 0; f < FIELDS; f++)
-        for (int l = 0; l < n; l++) partial[(split * FIELDS + f) * rows + row0 + l] = wide[f][l];
+      for (int o = 0; o < COMPONENTS; o++)
+        for (int f = 0; f < FIELDS; f++)
+          for (int l = 0; l < n; l++)
+            partial[((split * COMPONENTS + o) * FIELDS + f) * rows + row0 + l] = wide[o][f][l];
     }
   }
   __builtin_free(allocated);
   return 0;
 }
 
-extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, const f64 *partial) {
+extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, f64 *partial) {
   T *const o0 = (T *)out[0];
   for (i64 row = 0; row < rows; row++) {
-    f64 wide[FIELDS][1];
-    for (int f = 0; f < FIELDS; f++) wide[f][0] = partial[f * rows + row];
-    for (i64 split = 1; split < splits; split++) {
-      f64 later[FIELDS];
-      for (int f = 0; f < FIELDS; f++) later[f] = partial[(split * FIELDS + f) * rows + row];
-      { wide[0][0] += later[0]; }
-      { wide[1][0] += later[1]; }
-      { wide[2][0] += later[2]; }
-    }
     const int l = 0;
-    o0[row * 3 + 0] = (T)(wide[0][l]);
-    o0[row * 3 + 1] = (T)(wide[1][l]);
-    o0[row * 3 + 2] = (T)(wide[2][l]);
+    f64 wide[COMPONENTS][FIELDS][1];
+    for (int o = 0; o < COMPONENTS; o++) {
+      for (int f = 0; f < FIELDS; f++) wide[o][f][0] = partial[(o * FIELDS + f) * rows + row];
+      for (i64 split = 1; split < splits; split++) {
+        const f64 *const later = partial + (split * COMPONENTS + o) * FIELDS * rows + row;
+        const f64 l_s = later[0 * rows];
+        wide[o][0][0] += l_s;
+      }
+    }
+    for (int o = 0; o < 3; o++)
+      o0[row * 3 + o - 0] = (T)(wide[o][0][l]);
   }
   return 0;
 }

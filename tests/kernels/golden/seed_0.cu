@@ -9,9 +9,10 @@ typedef int I;
 #define INF __longlong_as_double(0x7ff0000000000000LL)
 #define ROWS 4
 #define TILE 128
-#define CHUNK 1
+#define CHUNK 2
 #define COL_SLOTS 4
-#define FIELDS 3
+#define COMPONENTS 3
+#define FIELDS 1
 
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
@@ -41,22 +42,17 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
   const V v4_3 = a0[(row3) * 3 + 0];
   const V v5_3 = a0[(row3) * 3 + 1];
   const V v6_3 = a0[(row3) * 3 + 2];
-  f64 w0_s_0 = K(0);
-  f64 w1_s_0 = K(0);
-  f64 w2_s_0 = K(0);
-  f64 w0_s_1 = K(0);
-  f64 w1_s_1 = K(0);
-  f64 w2_s_1 = K(0);
-  f64 w0_s_2 = K(0);
-  f64 w1_s_2 = K(0);
-  f64 w2_s_2 = K(0);
-  f64 w0_s_3 = K(0);
-  f64 w1_s_3 = K(0);
-  f64 w2_s_3 = K(0);
+  f64 w_s[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      w_s[o][r] = K(0);
+    }
   for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-    const int m = (int)smaller(col_end - col0, TILE);
+    const int count = (int)smaller(col_end - col0, TILE);
     __syncthreads();
-    for (int q = threadIdx.x; q < m; q += blockDim.x) {
+    for (int q = threadIdx.x; q < count; q += blockDim.x) {
       const i64 col = col0 + q;
       const V v1 = a2[(col) * 1 + 0];
       const V v7 = a1[(col) * 3 + 0];
@@ -70,20 +66,15 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
       tile[q][3] = v9;
     }
     __syncthreads();
-    V s0_0 = K(0);
-    V s1_0 = K(0);
-    V s2_0 = K(0);
-    V s0_1 = K(0);
-    V s1_1 = K(0);
-    V s2_1 = K(0);
-    V s0_2 = K(0);
-    V s1_2 = K(0);
-    V s2_2 = K(0);
-    V s0_3 = K(0);
-    V s1_3 = K(0);
-    V s2_3 = K(0);
+    V s[COMPONENTS][ROWS];
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++)
+    #pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        s[o][r] = K(0);
+      }
     #pragma unroll 4
-    for (int c = 0; c < m; c++) {
+    for (int c = 0; c < count; c++) {
       const V v3 = tile[c][0];
       const V v7 = tile[c][1];
       const V v8 = tile[c][2];
@@ -98,9 +89,9 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
         const V v16_0 = v3 * v13_0;
         const V v17_0 = v3 * v14_0;
         const V v18_0 = v3 * v15_0;
-        { s0_0 = s0_0 + v16_0; }
-        { s1_0 = s1_0 + v17_0; }
-        { s2_0 = s2_0 + v18_0; }
+        { s[0][0] = s[0][0] + v16_0; }
+        { s[1][0] = s[1][0] + v17_0; }
+        { s[2][0] = s[2][0] + v18_0; }
       }
       {
         const V v10_1 = v4_1 + v7;
@@ -112,9 +103,9 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
         const V v16_1 = v3 * v13_1;
         const V v17_1 = v3 * v14_1;
         const V v18_1 = v3 * v15_1;
-        { s0_1 = s0_1 + v16_1; }
-        { s1_1 = s1_1 + v17_1; }
-        { s2_1 = s2_1 + v18_1; }
+        { s[0][1] = s[0][1] + v16_1; }
+        { s[1][1] = s[1][1] + v17_1; }
+        { s[2][1] = s[2][1] + v18_1; }
       }
       {
         const V v10_2 = v4_2 + v7;
@@ -126,9 +117,9 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
         const V v16_2 = v3 * v13_2;
         const V v17_2 = v3 * v14_2;
         const V v18_2 = v3 * v15_2;
-        { s0_2 = s0_2 + v16_2; }
-        { s1_2 = s1_2 + v17_2; }
-        { s2_2 = s2_2 + v18_2; }
+        { s[0][2] = s[0][2] + v16_2; }
+        { s[1][2] = s[1][2] + v17_2; }
+        { s[2][2] = s[2][2] + v18_2; }
       }
       {
         const V v10_3 = v4_3 + v7;
@@ -140,70 +131,65 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
         const V v16_3 = v3 * v13_3;
         const V v17_3 = v3 * v14_3;
         const V v18_3 = v3 * v15_3;
-        { s0_3 = s0_3 + v16_3; }
-        { s1_3 = s1_3 + v17_3; }
-        { s2_3 = s2_3 + v18_3; }
+        { s[0][3] = s[0][3] + v16_3; }
+        { s[1][3] = s[1][3] + v17_3; }
+        { s[2][3] = s[2][3] + v18_3; }
       }
     }
-    { const f64 l_s = (f64)(s0_0); w0_s_0 += l_s; }
-    { const f64 l_s = (f64)(s1_0); w1_s_0 += l_s; }
-    { const f64 l_s = (f64)(s2_0); w2_s_0 += l_s; }
-    { const f64 l_s = (f64)(s0_1); w0_s_1 += l_s; }
-    { const f64 l_s = (f64)(s1_1); w1_s_1 += l_s; }
-    { const f64 l_s = (f64)(s2_1); w2_s_1 += l_s; }
-    { const f64 l_s = (f64)(s0_2); w0_s_2 += l_s; }
-    { const f64 l_s = (f64)(s1_2); w1_s_2 += l_s; }
-    { const f64 l_s = (f64)(s2_2); w2_s_2 += l_s; }
-    { const f64 l_s = (f64)(s0_3); w0_s_3 += l_s; }
-    { const f64 l_s = (f64)(s1_3); w1_s_3 += l_s; }
-    { const f64 l_s = (f64)(s2_3); w2_s_3 += l_s; }
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++)
+    #pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        const f64 l_s = (f64)(s[o][r]);
+        w_s[o][r] += l_s;
+      }
   }
   if (first_row + 0 * (i64)blockDim.x < rows) {
     const i64 row = row0;
     if (splits == 1) {
-      o0[row * 3 + 0] = (T)(w0_s_0);
-    o0[row * 3 + 1] = (T)(w1_s_0);
-    o0[row * 3 + 2] = (T)(w2_s_0);
+      #pragma unroll
+      for (int o = 0; o < 3; o++) o0[row * 3 + o - 0] = (T)(w_s[o][0]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_s_0;
-      partial[(split * FIELDS + 1) * rows + row] = w1_s_0;
-      partial[(split * FIELDS + 2) * rows + row] = w2_s_0;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_s[o][0];
+      }
     }
   }
   if (first_row + 1 * (i64)blockDim.x < rows) {
     const i64 row = row1;
     if (splits == 1) {
-      o0[row * 3 + 0] = (T)(w0_s_1);
-    o0[row * 3 + 1] = (T)(w1_s_1);
-    o0[row * 3 + 2] = (T)(w2_s_1);
+      #pragma unroll
+      for (int o = 0; o < 3; o++) o0[row * 3 + o - 0] = (T)(w_s[o][1]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_s_1;
-      partial[(split * FIELDS + 1) * rows + row] = w1_s_1;
-      partial[(split * FIELDS + 2) * rows + row] = w2_s_1;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_s[o][1];
+      }
     }
   }
   if (first_row + 2 * (i64)blockDim.x < rows) {
     const i64 row = row2;
     if (splits == 1) {
-      o0[row * 3 + 0] = (T)(w0_s_2);
-    o0[row * 3 + 1] = (T)(w1_s_2);
-    o0[row * 3 + 2] = (T)(w2_s_2);
+      #pragma unroll
+      for (int o = 0; o < 3; o++) o0[row * 3 + o - 0] = (T)(w_s[o][2]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_s_2;
-      partial[(split * FIELDS + 1) * rows + row] = w1_s_2;
-      partial[(split * FIELDS + 2) * rows + row] = w2_s_2;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_s[o][2];
+      }
     }
   }
   if (first_row + 3 * (i64)blockDim.x < rows) {
     const i64 row = row3;
     if (splits == 1) {
-      o0[row * 3 + 0] = (T)(w0_s_3);
-    o0[row * 3 + 1] = (T)(w1_s_3);
-    o0[row * 3 + 2] = (T)(w2_s_3);
+      #pragma unroll
+      for (int o = 0; o < 3; o++) o0[row * 3 + o - 0] = (T)(w_s[o][3]);
     } else {
-      partial[(split * FIELDS + 0) * rows + row] = w0_s_3;
-      partial[(split * FIELDS + 1) * rows + row] = w1_s_3;
-      partial[(split * FIELDS + 2) * rows + row] = w2_s_3;
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_s[o][3];
+      }
     }
   }
 }
@@ -212,15 +198,12 @@ extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, const f64 *partial) {
   const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (row >= rows) return;
-  f64 w0_s_0 = partial[((i64)0 * FIELDS + 0) * rows + row];
-  f64 w1_s_0 = partial[((i64)0 * FIELDS + 1) * rows + row];
-  f64 w2_s_0 = partial[((i64)0 * FIELDS + 2) * rows + row];
-  for (i64 split = 1; split < splits; split++) {
-    { const f64 l_s = partial[(split * FIELDS + 0) * rows + row]; w0_s_0 += l_s; }
-    { const f64 l_s = partial[(split * FIELDS + 1) * rows + row]; w1_s_0 += l_s; }
-    { const f64 l_s = partial[(split * FIELDS + 2) * rows + row]; w2_s_0 += l_s; }
+  for (int o = 0; o < COMPONENTS; o++) {
+    f64 w_s = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 0) * rows + row];
+    for (i64 split = 1; split < splits; split++) {
+      const f64 l_s = partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row];
+      w_s += l_s;
+    }
+    if (o >= 0 && o < 3) o0[row * 3 + o - 0] = (T)(w_s);
   }
-  o0[row * 3 + 0] = (T)(w0_s_0);
-  o0[row * 3 + 1] = (T)(w1_s_0);
-  o0[row * 3 + 2] = (T)(w2_s_0);
 }

@@ -2,6 +2,7 @@
 typedef long long i64;
 typedef double f64;
 typedef float T;
+typedef int IT;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #ifndef __clang__
 #define AVX512_BUILTINS  // clang has other names for these
@@ -13,12 +14,12 @@ enum { BYTES = 32 };
 enum { BYTES = 16 };
 #endif
 typedef T V __attribute__((vector_size(BYTES)));
-typedef int I __attribute__((vector_size(BYTES)));
+typedef IT I __attribute__((vector_size(BYTES)));
 enum { LANES = BYTES / sizeof(T) };
 #define INF __builtin_inf()
 #define HOT static inline __attribute__((always_inline))
 HOT V K(T a) { return a - (V){}; }
-HOT I KI(int a) { return a - (I){}; }
+HOT I KI(IT a) { return a - (I){}; }
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
@@ -44,11 +45,11 @@ HOT V exp(V x) {
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
-enum { FIELDS = 4, ROW_SLOTS = 6, COL_SLOTS = 6 };
+enum { COMPONENTS = 4, FIELDS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
 enum { PITCH = TILE + LANES };  // distance of two column slots; not a power of two, which would share cache sets
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
-HOT V *at(char *memory, i64 element) { return (V *)(memory + element * sizeof(T)); }
+HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
 
 extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {
@@ -61,14 +62,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
   T *const o1 = (T *)out[1];
   const i64 row_blocks = (rows + BLOCK - 1) / BLOCK;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_bytes = ROW_SLOTS * BLOCK * sizeof(T), y_bytes = COL_SLOTS * PITCH * sizeof(T);
-  const i64 wide_bytes = FIELDS * BLOCK * sizeof(f64), chunk_bytes = 0 * sizeof(T);
-  char *const allocated = (char *)__builtin_malloc(x_bytes + y_bytes + wide_bytes + chunk_bytes + BYTES);
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0;
+  const i64 lane_size = COMPONENTS * FIELDS * GROUP, wide_bytes = COMPONENTS * FIELDS * BLOCK * sizeof(f64);
+  char *const allocated =
+      (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
-  char *const X = allocated + (BYTES - (unsigned long)allocated % BYTES);
-  char *const Y = X + x_bytes;
-  char *const S = Y + y_bytes;
-  f64 (*const wide)[BLOCK] = (f64 (*)[BLOCK])(S + chunk_bytes);
+  T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
+  T *const Y = X + x_size;
+  T *const S = Y + y_size;
+  T *const lane = S + s_size;  // lane state: [component][field][row of the group]
+  f64 (*const wide)[FIELDS][BLOCK] = (f64 (*)[FIELDS][BLOCK])(lane + lane_size);
   const V v3 = K(a3[0]);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
@@ -77,10 +80,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
     const int n = (int)smaller(BLOCK, rows - row0);
     const i64 col_end = smaller(cols, (split + 1) * span);
     for (int l = 0; l < BLOCK; l++) {
-      ((T *)X)[0 * BLOCK + l] = a2[(row0 + (l < n ? l : n - 1)) * 1 + 0];
-      ((T *)X)[2 * BLOCK + l] = a1[(row0 + (l < n ? l : n - 1)) * 3 + 0];
-      ((T *)X)[3 * BLOCK + l] = a1[(row0 + (l < n ? l : n - 1)) * 3 + 1];
-      ((T *)X)[4 * BLOCK + l] = a1[(row0 + (l < n ? l : n - 1)) * 3 + 2];
+      for (int k = 0; k < 1; k++) X[(0 + k) * BLOCK + l] = a2[(row0 + (l < n ? l : n - 1)) * 1 + 0 + k];
+      for (int k = 0; k < 3; k++) X[(2 + k) * BLOCK + l] = a1[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
     }
     for (int l = 0; l < BLOCK; l += LANES) {
       const V v4 = *at(X, 0 * BLOCK + l);
@@ -90,19 +91,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
       *at(X, 1 * BLOCK + l) = v6;
       *at(X, 5 * BLOCK + l) = v31;
     }
-    for (int l = 0; l < BLOCK; l++) wide[0][l] = (0);
-    for (int l = 0; l < BLOCK; l++) wide[1][l] = (0);
-    for (int l = 0; l < BLOCK; l++) wide[2][l] = (0);
-    for (int l = 0; l < BLOCK; l++) wide[3][l] = (0);
+    for (int o = 0; o < COMPONENTS; o++)
+      for (int l = 0; l < BLOCK; l++) {
+        wide[o][0][l] = (0);
+      }
     for (i64 col0 = split * span; col0 < col_end; col0 += TILE) {
       const int m = (int)smaller(TILE, col_end - col0);
       for (int l = 0; l < m; l++) {
-        ((T *)Y)[0 * PITCH + l] = a4[(col0 + l) * 3 + 0];
-        ((T *)Y)[1 * PITCH + l] = a4[(col0 + l) * 3 + 1];
-        ((T *)Y)[2 * PITCH + l] = a4[(col0 + l) * 3 + 2];
-        ((T *)Y)[3 * PITCH + l] = a0[(col0 + l) * 3 + 0];
-        ((T *)Y)[4 * PITCH + l] = a0[(col0 + l) * 3 + 1];
-        ((T *)Y)[5 * PITCH + l] = a0[(col0 + l) * 3 + 2];
+        for (int k = 0; k < 3; k++) Y[(0 + k) * PITCH + l] = a4[(col0 + l) * 3 + 0 + k];
+        for (int k = 0; k < 3; k++) Y[(3 + k) * PITCH + l] = a0[(col0 + l) * 3 + 0 + k];
       }
       for (int g = 0; g < n; g += GROUP) {
         const V v6_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
@@ -110,26 +107,26 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
         const V v14_0 = *at(X, 3 * BLOCK + g + 0 * LANES);
         const V v15_0 = *at(X, 4 * BLOCK + g + 0 * LANES);
         const V v31_0 = *at(X, 5 * BLOCK + g + 0 * LANES);
-        V s0_0 = K(0);
-        V s1_0 = K(0);
-        V s2_0 = K(0);
-        V s3_0 = K(0);
         const V v6_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
         const V v13_1 = *at(X, 2 * BLOCK + g + 1 * LANES);
         const V v14_1 = *at(X, 3 * BLOCK + g + 1 * LANES);
         const V v15_1 = *at(X, 4 * BLOCK + g + 1 * LANES);
         const V v31_1 = *at(X, 5 * BLOCK + g + 1 * LANES);
+        V s0_0 = K(0);
+        V s1_0 = K(0);
+        V s2_0 = K(0);
+        V s3_0 = K(0);
         V s0_1 = K(0);
         V s1_1 = K(0);
         V s2_1 = K(0);
         V s3_1 = K(0);
         for (int c = 0; c < m; c++) {
-          const V v0 = K(((const T *)Y)[0 * PITCH + c]);
-          const V v1 = K(((const T *)Y)[1 * PITCH + c]);
-          const V v2 = K(((const T *)Y)[2 * PITCH + c]);
-          const V v10 = K(((const T *)Y)[3 * PITCH + c]);
-          const V v11 = K(((const T *)Y)[4 * PITCH + c]);
-          const V v12 = K(((const T *)Y)[5 * PITCH + c]);
+          const V v0 = K(Y[0 * PITCH + c]);
+          const V v1 = K(Y[1 * PITCH + c]);
+          const V v2 = K(Y[2 * PITCH + c]);
+          const V v10 = K(Y[3 * PITCH + c]);
+          const V v11 = K(Y[4 * PITCH + c]);
+          const V v12 = K(Y[5 * PITCH + c]);
           {
             const V v7_0 = v0 * v6_0;
             const V v8_0 = v1 * v6_0;
@@ -141,8 +138,11 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
             const V v20_0 = exp(v17_0);
             const V v21_0 = exp(v18_0);
             const V v22_0 = v7_0 * v19_0;
+            { s0_0 = s0_0 + v22_0; }
             const V v23_0 = v8_0 * v20_0;
+            { s1_0 = s1_0 + v23_0; }
             const V v24_0 = v9_0 * v21_0;
+            { s2_0 = s2_0 + v24_0; }
             const V v25_0 = v0 * v19_0;
             const V v26_0 = v1 * v20_0;
             const V v27_0 = v2 * v21_0;
@@ -150,9 +150,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
             const V v29_0 = v28_0 + v27_0;
             const V v32_0 = v29_0 * v31_0;
             const V v33_0 = -v32_0;
-            { s0_0 = s0_0 + v22_0; }
-            { s1_0 = s1_0 + v23_0; }
-            { s2_0 = s2_0 + v24_0; }
             { s3_0 = s3_0 + v33_0; }
           }
           {
@@ -166,8 +163,11 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
             const V v20_1 = exp(v17_1);
             const V v21_1 = exp(v18_1);
             const V v22_1 = v7_1 * v19_1;
+            { s0_1 = s0_1 + v22_1; }
             const V v23_1 = v8_1 * v20_1;
+            { s1_1 = s1_1 + v23_1; }
             const V v24_1 = v9_1 * v21_1;
+            { s2_1 = s2_1 + v24_1; }
             const V v25_1 = v0 * v19_1;
             const V v26_1 = v1 * v20_1;
             const V v27_1 = v2 * v21_1;
@@ -175,82 +175,63 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const
             const V v29_1 = v28_1 + v27_1;
             const V v32_1 = v29_1 * v31_1;
             const V v33_1 = -v32_1;
-            { s0_1 = s0_1 + v22_1; }
-            { s1_1 = s1_1 + v23_1; }
-            { s2_1 = s2_1 + v24_1; }
             { s3_1 = s3_1 + v33_1; }
           }
         }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[0][g + 0 * LANES + l]; const f64 l_s = (f64)s0_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[1][g + 0 * LANES + l]; const f64 l_s = (f64)s1_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[2][g + 0 * LANES + l]; const f64 l_s = (f64)s2_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[3][g + 0 * LANES + l]; const f64 l_s = (f64)s3_0[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[0][g + 1 * LANES + l]; const f64 l_s = (f64)s0_1[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[1][g + 1 * LANES + l]; const f64 l_s = (f64)s1_1[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[2][g + 1 * LANES + l]; const f64 l_s = (f64)s2_1[l];
-          w_s += l_s;
-        }
-        for (int l = 0; l < LANES; l++) {
-          f64 &w_s = wide[3][g + 1 * LANES + l]; const f64 l_s = (f64)s3_1[l];
-          w_s += l_s;
+        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 0 * LANES) = s0_0;
+        *(V *)(lane + (1 * FIELDS + 0) * GROUP + 0 * LANES) = s1_0;
+        *(V *)(lane + (2 * FIELDS + 0) * GROUP + 0 * LANES) = s2_0;
+        *(V *)(lane + (3 * FIELDS + 0) * GROUP + 0 * LANES) = s3_0;
+        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 1 * LANES) = s0_1;
+        *(V *)(lane + (1 * FIELDS + 0) * GROUP + 1 * LANES) = s1_1;
+        *(V *)(lane + (2 * FIELDS + 0) * GROUP + 1 * LANES) = s2_1;
+        *(V *)(lane + (3 * FIELDS + 0) * GROUP + 1 * LANES) = s3_1;
+        for (int o = 0; o < COMPONENTS; o++) {
+          const T *const p_s = (const T *)lane + (o * FIELDS + 0) * GROUP;
+          for (int l = 0; l < GROUP; l++) {
+            f64 &w_s = wide[o][0][g + l]; const f64 l_s = (f64)(p_s[l]);
+            w_s += l_s;
+          }
         }
       }
     }
     if (splits == 1) {
       for (int l = 0; l < n; l++) {
         const i64 row = row0 + l;
-        o0[row * 3 + 0] = (T)(wide[0][l]);
-        o0[row * 3 + 1] = (T)(wide[1][l]);
-        o0[row * 3 + 2] = (T)(wide[2][l]);
-        o1[row * 1 + 0] = (T)(wide[3][l]);
+        for (int o = 0; o < 3; o++)
+          o0[row * 3 + o - 0] = (T)(wide[o][0][l]);
+        for (int o = 3; o < 4; o++)
+          o1[row * 1 + o - 3] = (T)(wide[o][0][l]);
       }
     } else {
-      for (int f = 0; f < FIELDS; f++)
-        for (int l = 0; l < n; l++) partial[(split * FIELDS + f) * rows + row0 + l] = wide[f][l];
+      for (int o = 0; o < COMPONENTS; o++)
+        for (int f = 0; f < FIELDS; f++)
+          for (int l = 0; l < n; l++)
+            partial[((split * COMPONENTS + o) * FIELDS + f) * rows + row0 + l] = wide[o][f][l];
     }
   }
   __builtin_free(allocated);
   return 0;
 }
 
-extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, const f64 *partial) {
+extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, f64 *partial) {
   T *const o0 = (T *)out[0];
   T *const o1 = (T *)out[1];
   for (i64 row = 0; row < rows; row++) {
-    f64 wide[FIELDS][1];
-    for (int f = 0; f < FIELDS; f++) wide[f][0] = partial[f * rows + row];
-    for (i64 split = 1; split < splits; split++) {
-      f64 later[FIELDS];
-      for (int f = 0; f < FIELDS; f++) later[f] = partial[(split * FIELDS + f) * rows + row];
-      { wide[0][0] += later[0]; }
-      { wide[1][0] += later[1]; }
-      { wide[2][0] += later[2]; }
-      { wide[3][0] += later[3]; }
-    }
     const int l = 0;
-    o0[row * 3 + 0] = (T)(wide[0][l]);
-    o0[row * 3 + 1] = (T)(wide[1][l]);
-    o0[row * 3 + 2] = (T)(wide[2][l]);
-    o1[row * 1 + 0] = (T)(wide[3][l]);
+    f64 wide[COMPONENTS][FIELDS][1];
+    for (int o = 0; o < COMPONENTS; o++) {
+      for (int f = 0; f < FIELDS; f++) wide[o][f][0] = partial[(o * FIELDS + f) * rows + row];
+      for (i64 split = 1; split < splits; split++) {
+        const f64 *const later = partial + (split * COMPONENTS + o) * FIELDS * rows + row;
+        const f64 l_s = later[0 * rows];
+        wide[o][0][0] += l_s;
+      }
+    }
+    for (int o = 0; o < 3; o++)
+      o0[row * 3 + o - 0] = (T)(wide[o][0][l]);
+    for (int o = 3; o < 4; o++)
+      o1[row * 1 + o - 3] = (T)(wide[o][0][l]);
   }
   return 0;
 }

@@ -1,0 +1,136 @@
+"""The `farfield` command, as it is typed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import farfield
+from serving import environment
+
+SEED = ("Square(p-a)*Exp(x+y)", "x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)")
+TIMEOUT_S = 60
+
+
+def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`farfield` with these words."""
+    command = [str(Path(sys.executable).with_name("farfield")), *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment(**variables), timeout=TIMEOUT_S, check=False
+    )
+
+
+def test_version_is_that_of_the_package() -> None:
+    """One line, name and version."""
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"farfield {farfield.__version__}\n")
+
+
+@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("explain",), ("doctor",)], ids=" ".join)
+def test_help_says_what_each_command_does(words: tuple[str, ...]) -> None:
+    """Usage and a sentence, on standard output."""
+    done = run(*words, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(" ".join(("usage: farfield", *words)))
+    assert len(done.stdout.split()) > 10
+
+
+@pytest.mark.parametrize("words", [(), ("compute",), ("serve", "--tokens", "sesame")], ids=" ".join)
+def test_words_that_are_no_command_end_with_2(words: tuple[str, ...]) -> None:
+    """Usage on standard error; tokens on the command line are no flag."""
+    done = run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: farfield")
+
+
+def test_explain_shows_how_a_formula_is_computed() -> None:
+    """The formula, its variables and the source that is compiled; with --wrt those of the gradients."""
+    done = run("explain", *SEED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "exp" in done.stdout
+    gradients = run("explain", *SEED, "--wrt", "0", "1")
+    assert gradients.returncode == 0
+    assert gradients.stdout != done.stdout
+    short = run("explain", *SEED, "--no-source")
+    assert short.returncode == 0
+    assert len(short.stdout) < len(done.stdout) / 2
+
+
+def test_explain_shows_cuda_without_a_gpu() -> None:
+    """The source for a GPU can be read on any machine."""
+    done = run("explain", *SEED, "--device", "cuda", "--dtype", "float64")
+    assert done.returncode == 0
+    assert "__global__" in done.stdout
+
+
+def test_a_wrong_formula_ends_with_1_and_a_caret() -> None:
+    """The reason, the text, and a caret under the place."""
+    done = run("explain", "Square(p-q)*Exp(x+y)", *SEED[1:])
+    assert (done.returncode, done.stdout) == (1, "")
+    reason, text, caret = done.stderr.splitlines()
+    assert reason.startswith("farfield: ")
+    assert text[caret.index("^")] == "q"
+
+
+def test_a_pipe_that_closes_early_is_no_error() -> None:
+    """`farfield explain ... | head -1`."""
+    command = [str(Path(sys.executable).with_name("farfield")), "explain", *SEED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_doctor_says_what_was_found() -> None:
+    """One line per finding; it ends with 0 where everything needed is there."""
+    done = run("doctor")
+    assert done.returncode == 0
+    for what in ("farfield", "torch", "fastapi", "C++ compiler", "kernel cache", "threads", "GPU", "FARFIELD_URL"):
+        assert re.search(rf"^(ok  |none) {re.escape(what)}", done.stdout, re.MULTILINE), what
+
+
+def test_doctor_says_what_to_do_about_what_is_missing(tmp_path: Path) -> None:
+    """Without a compiler it ends with 1 and names the package to install; an unusable cache is named too."""
+    done = run("doctor", FARFIELD_CXX="no-such-compiler")
+    assert done.returncode == 1
+    assert re.search(r"^MISS C\+\+ compiler", done.stdout, re.MULTILINE)
+    assert "apt install g++" in done.stdout
+    (tmp_path / "file").write_text("")
+    done = run("doctor", FARFIELD_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    assert done.returncode == 1
+    assert re.search(r"^MISS kernel cache", done.stdout, re.MULTILINE)
+
+
+SCRIPT = """
+import os, sys
+import numpy as np, farfield
+from farfield.numpy import Genred
+routine = Genred("x*y", ["x = Vi(1)", "y = Vj(1)"], axis=1)
+assert routine.session.url == os.environ["FARFIELD_URL"]
+assert routine(np.ones((2, 1)), np.ones((3, 1))).tolist() == [[3], [3]]
+print("computed at", routine.session.url)
+sys.exit(int(os.environ.get("STATUS", "0")))
+"""
+
+
+@pytest.mark.parametrize("status", [0, 7])
+def test_demo_runs_a_script_against_a_server_of_its_own(status: int, tmp_path: Path) -> None:
+    """The script finds FARFIELD_URL, and its exit status is the command's; another server's settings are not."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    others = {"FARFIELD_TOKENS": "sesame", "FARFIELD_HOST": "0.0.0.0", "FARFIELD_URL": "http://elsewhere:1"}
+    done = run("demo", str(script), STATUS=str(status), **others)
+    assert done.returncode == status, done.stderr
+    assert re.search(r"^computed at http://127\.0\.0\.1:\d+$", done.stdout, re.MULTILINE)
+
+
+def test_demo_names_a_script_that_is_not_there() -> None:
+    """One sentence, and no server is left behind."""
+    done = run("demo", "nowhere.py")
+    assert (done.returncode, done.stderr) == (1, "farfield: there is no script nowhere.py\n")
