@@ -198,7 +198,8 @@ def environment(**more: str) -> dict[str, str]:
 def start(folder: Path, *flags: str, **variables: str) -> Server:
     """Start `farfield serve` on a free port, or where `flags` say, and wait until it can compute."""
     command = [sys.executable, "-m", "farfield_service.cli", "serve"]
-    command += ["--port", "0", "--arena-bytes", str(ARENA_BYTES), *flags]
+    command += ["--port", "0", "--device", "cpu", "--arena-bytes", str(ARENA_BYTES), *flags]
+    variables = {"FARFIELD_THREADS": "2"} | variables  # so that a long request is long on every machine
     log = folder / "server.log"
     with log.open("w") as errors:
         process = subprocess.Popen(

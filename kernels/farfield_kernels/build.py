@@ -76,10 +76,17 @@ def cache_dir() -> Path:
     """Where binaries are kept: `FARFIELD_CACHE_DIR`, else `~/.cache/farfield`; created with mode 0700."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("FARFIELD_CACHE_DIR") or Path(caches) / "farfield")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise BuildError(f"the kernel cache {folder} belongs to another user; set FARFIELD_CACHE_DIR")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise BuildError(f"the kernel cache {folder} belongs to another user; set FARFIELD_CACHE_DIR")
+    except OSError as error:
+        raise _unusable_cache(error) from None
     return folder
+
+
+def _unusable_cache(error: OSError) -> BuildError:
+    return BuildError(f"the kernel cache cannot be used ({error}); set FARFIELD_CACHE_DIR to a folder of yours")
 
 
 def find_compiler() -> str | None:
@@ -132,7 +139,11 @@ def build_cpp(source: str) -> ctypes.CDLL:
         with _flights.alone(key):
             library = _libraries.get(key)
             if library is None:
-                library = _libraries[key] = ctypes.CDLL(str(_compiled(source, key, compiler)))
+                try:
+                    binary = _compiled(source, key, compiler)
+                except OSError as error:
+                    raise _unusable_cache(error) from None
+                library = _libraries[key] = ctypes.CDLL(str(binary))
     return library
 
 
@@ -141,12 +152,14 @@ def _compiled(source: str, key: str, compiler: str) -> Path:
     binary = folder / f"{key}.so"
     if binary.exists():
         return binary
-    with open(folder / f"{key}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not binary.exists():
-            _compile(source, binary, compiler)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(folder / f"{key}.lock")
+    waiting = folder / f"{key}.lock"
+    try:
+        with open(waiting, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not binary.exists():
+                _compile(source, binary, compiler)
+    finally:
+        waiting.unlink(missing_ok=True)
     return binary
 
 

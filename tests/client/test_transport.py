@@ -341,7 +341,7 @@ def test_a_token_opens_a_server_that_needs_one(tmp_path: Path) -> None:
 
 def test_the_servers_deadline_is_told_apart_from_the_clients(tmp_path: Path) -> None:
     """`job_timeout` of the server keeps its sentence and request id."""
-    arrays = gaussian_arrays(M=300_000, N=300_000, dtype="float32")
+    arrays = gaussian_arrays(M=500_000, N=500_000, dtype="float32")
     with serving(tmp_path, "--job-timeout-s", "0.3") as server, opened(server.url) as session:
         with pytest.raises(DeadlineError, match="this server's") as caught:
             session.call(GAUSSIAN, arrays)

@@ -24,11 +24,15 @@ def check_refusal(server: Server) -> None:
 
 
 def test_a_cache_that_cannot_be_made_is_a_build_error(tmp_path: Path) -> None:
-    """A folder below a file; a folder that can be made is the valid neighbour."""
-    arrays = gaussian_arrays()
+    """A folder below a file can never be."""
     (tmp_path / "file").write_text("")
     with serving(tmp_path, FARFIELD_CACHE_DIR=str(tmp_path / "file" / "cache")) as server:
         check_refusal(server)
+
+
+def test_a_cache_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
+    """Folders above it, too."""
+    arrays = gaussian_arrays()
     with serving(tmp_path, FARFIELD_CACHE_DIR=str(tmp_path / "new" / "cache")) as server:
         np.testing.assert_allclose(server.call(arrays), gaussian(*arrays), rtol=1e-12)
 

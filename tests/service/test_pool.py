@@ -14,8 +14,8 @@ import pytest
 from farfield.errors import DeadlineError, ServerError
 from serving import GAUSSIAN, WAIT_S, Server, children, gaussian, gaussian_arrays, is_alive, serving, wait_for
 
-LONG_ROWS = 40_000  # on so many rows and columns two cores are busy for a second or so
-ENDLESS_ROWS = 300_000  # and on so many for minutes
+LONG_ROWS = 50_000  # on so many rows and columns two cores are busy for a second or so
+ENDLESS_ROWS = 500_000  # and on so many for minutes
 
 
 def check_health(server: Server) -> None:

@@ -33,8 +33,8 @@ from serving import (
     wait_for,
 )
 
-LONG_ROWS = 30_000  # GAUSSIAN on that many rows and columns keeps two cores busy for a second or so
-ENDLESS_ROWS = 300_000  # and on that many for minutes
+LONG_ROWS = 50_000  # GAUSSIAN on that many rows and columns keeps two cores busy for a second or so
+ENDLESS_ROWS = 500_000  # and on that many for minutes
 
 
 def serve(*flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
