@@ -12,7 +12,7 @@ from farfield_kernels.errors import LimitError
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Operation, Sizes, check_arguments, result_bytes
 
-from .arena import Arena, Lease
+from .arena import ALIGNMENT, Arena, Lease
 from .errors import BadRequest, LengthRequired, Unauthorized, UnsupportedMediaType
 from .settings import Settings
 from .wire import FRAME, MSGPACK, Call
@@ -103,16 +103,21 @@ def check_sizes(settings: Settings, operation: Operation, call: Call) -> Sizes:
     return sizes
 
 
-def reserve(arena: Arena, operation: Operation, sizes: Sizes) -> Room:
+def reserve(arena: Arena, operation: Operation, sizes: Sizes, body_bytes: int) -> Room:
     """Lease the slot that the results will need; the spec alone gives its size.
 
     Raises:
-        ServerBusy: no room now.
+        ServerBusy: no room now. LimitError: body and results will never fit together.
     """
     starts, end = [], 0
     for size in result_bytes(operation, sizes):
         starts.append(end)
         end += -(-size // 64) * 64
+    if end + body_bytes + 2 * ALIGNMENT > arena.size:
+        raise LimitError(
+            f"a body of {body_bytes} bytes and results of {end} do not fit this server's {arena.size} together",
+            limit=arena.size,
+        )
     lease = arena.lease(end)
     return Room(
         lease,

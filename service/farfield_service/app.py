@@ -134,7 +134,9 @@ class _Guard:
             await self.app(scope, receive, count)
         except FarfieldError as error:
             scope["farfield.reason"] = error.code
-            response = error_response(error, request_id, {"content-type": _header(scope, b"content-type") or ""})
+            names = ("content-type", "accept")
+            headers = {name: _header(scope, name.encode()) or "" for name in names}
+            response = error_response(error, request_id, headers)
             await response(scope, receive, count)
         finally:
             metrics = scope["app"].state.farfield.metrics

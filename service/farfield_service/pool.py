@@ -210,7 +210,7 @@ class Pool:
                 self._lost(f"a request ran longer than {timeout_s:g} s")
                 self._fail(job, JobTimeout(f"the request ran longer than this server's {timeout_s:g} s"))
                 return
-            except Gone:
+            except (Gone, msgspec.DecodeError):
                 self._lost("it died while a request ran")
                 if job.attempts == MAX_ATTEMPTS:
                     self._fail(job, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))

@@ -59,6 +59,8 @@ def _bound(settings: Settings) -> Iterator[tuple[socket.socket, str]]:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.stat(settings.uds).st_mode):
                 raise StartError(f"{settings.uds} exists and is not a socket")
+            if _is_alive(settings.uds):
+                raise StartError(f"another server listens on {settings.uds}")
             os.unlink(settings.uds)
         listener = socket.socket(socket.AF_UNIX)
         try:
@@ -87,6 +89,12 @@ def _bound(settings: Settings) -> Iterator[tuple[socket.socket, str]]:
         if settings.uds is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(settings.uds)
+
+
+def _is_alive(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(path) == 0
 
 
 class _Server(uvicorn.Server):

@@ -141,7 +141,7 @@ def test_room_is_reserved_for_every_result_apart_and_aligned() -> None:
     arena = Arena(2**20)
     x, y, _ = gaussian_arrays(M=7, N=5)
     call = decode_msgpack(memoryview(msgpack_call(spec, [x, y])))
-    room = reserve(arena, operation, check_sizes(Settings(), operation, call))
+    room = reserve(arena, operation, check_sizes(Settings(), operation, call), body_bytes=100)
     assert (room.shapes, room.dtypes) == ([(7, 3), (7, 3)], ["float64", "int64"])
     assert all(offset % 64 == 0 for offset in room.offsets)
     assert room.offsets[1] >= room.offsets[0] + 7 * 3 * 8

@@ -89,6 +89,15 @@ def test_a_unix_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_a_live_unix_socket_is_not_taken_over(tmp_path: Path) -> None:
+    """A second server on the path of a running one says so; the first one goes on."""
+    path = tmp_path / "socket"
+    with serving(tmp_path, "--uds", str(path)) as server:
+        assert "another server listens on" in serve("--uds", str(path)).stderr
+        arrays = gaussian_arrays()
+        np.testing.assert_allclose(server.call(arrays), gaussian(*arrays), rtol=1e-12)
+
+
 def test_a_unix_socket_serves_and_is_removed_at_the_end(tmp_path: Path) -> None:
     """It computes over the socket, also where an old socket lay, and leaves none behind."""
     path = tmp_path / "farfield.sock"

@@ -79,7 +79,7 @@ async def _answer(request: Request, *, is_vjp: bool) -> Response:
     job: Job | None = None
     try:
         received = await _receive(request, state, kind, body, is_vjp=is_vjp)
-        room = reserve(state.arena, received.operation, received.sizes)
+        room = reserve(state.arena, received.operation, received.sizes, length)
         leases.append(room.lease)
         waiting = Job(_message(received, body, room), leases, asyncio.get_running_loop().create_future())
         recv_ms = (time.perf_counter() - started) * 1e3
