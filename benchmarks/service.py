@@ -47,6 +47,23 @@ def calls(session: Session) -> dict[str, Callable[[], Any]]:
     }
 
 
+def compare(local: Callable[[], Any], remote: Callable[[], Any], place: str, repeats: int) -> dict[str, float]:
+    """Medians of both in turn, and of what the remote call cost more than the local one before it."""
+    times: list[tuple[float, float]] = []
+    for turn in range(repeats + 5):
+        begin = time.perf_counter()
+        local()
+        middle = time.perf_counter()
+        remote()
+        if turn >= 5:  # the first calls compile and connect
+            times.append((middle - begin, time.perf_counter() - middle))
+    return {
+        "in process_ms": median_ms([here for here, _ in times]),
+        f"{place}_ms": median_ms([there for _, there in times]),
+        f"{place}_more_ms": median_ms([there - here for here, there in times]),
+    }
+
+
 def median_ms(timings: list[float]) -> float:
     """Median in milliseconds."""
     return statistics.median(timings) * 1e3
@@ -69,19 +86,9 @@ def main() -> int:
             places = {"in process": "local:cpu", "http": tcp_url, "http+unix": unix_url}
             ready = {place: calls(connect(url)) for place, url in places.items()}
             for name in ready["in process"]:
-                times: dict[str, list[float]] = {place: [] for place in places}
-                for turn in range(options.repeats + 5):
-                    for place, computes in ready.items():
-                        begin = time.perf_counter()
-                        computes[name]()
-                        if turn >= 5:  # the first calls compile and connect
-                            times[place].append(time.perf_counter() - begin)
-                row = {"workload": name} | {f"{place}_ms": median_ms(found) for place, found in times.items()}
-                row |= {
-                    f"{place}_more_ms": median_ms([t - u for t, u in zip(found, times["in process"], strict=True)])
-                    for place, found in times.items()
-                    if place != "in process"
-                }
+                row: dict[str, Any] = {"workload": name}
+                for place in ("http", "http+unix"):
+                    row |= compare(ready["in process"][name], ready[place][name], place, options.repeats)
                 rows.append(row)
                 print(
                     f"{name:<20} in process {row['in process_ms']:6.2f} ms   "

@@ -27,7 +27,6 @@ from .settings import Settings
 
 LENGTH = struct.Struct("<I")
 MAX_ATTEMPTS = 2
-HOPELESS_STARTS = 3  # failed starts in a row after which requests are refused instead of left waiting
 RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row that did not succeed
 
 log = logging.getLogger("farfield.pool")
@@ -147,9 +146,9 @@ class Pool:
         """Pass if a request would be computed, now or when the worker is up.
 
         Raises:
-            NoWorker: the worker program does not start.
+            NoWorker: the worker program did not start when it was last tried.
         """
-        if self.failed_starts >= HOPELESS_STARTS:
+        if self.last_failure:
             raise NoWorker(f"no worker is up: {self.last_failure}")
 
     async def _work(self) -> None:
@@ -204,7 +203,9 @@ class Pool:
             job.started_at = time.perf_counter()
             job.attempts += 1
             try:
-                self._finish(job, await asyncio.wait_for(worker.run(job.message), timeout_s))
+                async with asyncio.timeout(timeout_s):
+                    reply = await worker.run(job.message)
+                self._finish(job, reply)
                 return
             except TimeoutError:
                 self._lost(f"a request ran longer than {timeout_s:g} s")

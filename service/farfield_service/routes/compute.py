@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ from farfield_kernels.operation import Operation, Sizes
 
 from ..admission import Room, check_body_headers, check_sizes, reserve
 from ..arena import Lease
-from ..errors import BadRequest, Draining, InternalError, ServerBusy
+from ..errors import BadRequest, Draining, InternalError
 from ..queue import Job
 from ..requests import Words, read_words
+from ..settings import Settings
 from ..state import State
 from ..wire import (
     FRAME,
@@ -29,6 +31,8 @@ from ..wire import (
     encode_results,
     frame_header_end,
 )
+
+CACHED_HEAD_BYTES = 4096  # of a frame; longer ones are decoded each time
 
 router = APIRouter(prefix="/v1", tags=["compute"])
 
@@ -56,7 +60,7 @@ async def vjp(request: Request) -> Response:
     return await _answer(request, is_vjp=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Received:
     """A request whose words and sizes were checked; its data may still be arriving."""
 
@@ -70,8 +74,6 @@ async def _answer(request: Request, *, is_vjp: bool) -> Response:
     if state.is_draining:
         raise Draining("this server is stopping")
     state.pool.check()
-    if state.pool.last_failure:
-        raise ServerBusy(state.pool.last_failure)
     kind, length = check_body_headers(state.settings, dict(request.headers))
     started = time.perf_counter()
     body = state.arena.lease(length)
@@ -114,19 +116,31 @@ async def _receive(request: Request, state: State, kind: str, body: Lease, *, is
             if received is None and kind == FRAME and filled >= PREFIX.size:
                 end = frame_header_end(view[: PREFIX.size])
                 if filled >= end:
-                    received = _check(state, decode_frame(view[:end], body.size), is_vjp=is_vjp)
+                    received = _check_head(state.settings, bytes(view[:end]), body.size, is_vjp)
     except ClientDisconnect:
         raise BadRequest(f"the client left after {filled} of {body.size} bytes") from None
     if filled < body.size:
         raise BadRequest(f"the body has {filled} bytes, its Content-Length is {body.size}")
     if received is None and kind == FRAME:
         raise BadRequest(f"a frame of {filled} bytes ends before its header does")
-    return received or _check(state, decode_msgpack(view), is_vjp=is_vjp)
+    return received or _check(state.settings, decode_msgpack(view), is_vjp=is_vjp)
 
 
-def _check(state: State, call: Call, *, is_vjp: bool) -> _Received:
+def _check_head(settings: Settings, head: bytes, length: int, is_vjp: bool) -> _Received:
+    if len(head) <= CACHED_HEAD_BYTES:
+        return _check_known_head(settings, head, length, is_vjp)
+    return _check(settings, decode_frame(memoryview(head), length), is_vjp=is_vjp)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_known_head(settings: Settings, head: bytes, length: int, is_vjp: bool) -> _Received:
+    """A header that was accepted before is accepted again: users repeat a call with other numbers."""
+    return _check(settings, decode_frame(memoryview(head), length), is_vjp=is_vjp)
+
+
+def _check(settings: Settings, call: Call, *, is_vjp: bool) -> _Received:
     operation = read_words(call.words, is_vjp=is_vjp)
-    return _Received(call, operation, check_sizes(state.settings, operation, call))
+    return _Received(call, operation, check_sizes(settings, operation, call))
 
 
 def _message(received: _Received, body: Lease, room: Room) -> dict[str, Any]:
