@@ -10,61 +10,8 @@ from __future__ import annotations
 
 from ..lower import Output, Program
 from ..schedule import Schedule
+from .skeletons import CUDA
 from .statements import fill, indent, merge, operand, statements, step
-
-_SOURCE = """\
-// Farfield: {title}
-typedef long long i64;
-typedef double f64;
-typedef {T} T;
-typedef T V;
-typedef int I;
-#define K(a) ((T)(a))
-#define KI(a) ((I)(a))
-#define INF __longlong_as_double(0x7ff0000000000000LL)
-#define ROWS {rows}
-#define TILE {tile}
-#define CHUNK {chunk}
-#define COL_SLOTS {col_slots}
-#define COMPONENTS {components}
-#define FIELDS {fields}
-
-static __device__ __forceinline__ i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
-static __device__ __forceinline__ T finite_or_zero(T x) {{ return x - x == K(0) ? x : K(0); }}
-{finite_wide}
-extern "C" __global__ void __launch_bounds__({threads})
-farfield_reduce(i64 rows, i64 cols, i64 splits{arguments}, f64 *partial) {{
-  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 split = blockIdx.y;
-  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
-  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
-{parameters}
-{load_rows}
-{declare_wide}
-  for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {{
-    const int count = (int)smaller(col_end - col0, TILE);
-    __syncthreads();
-    for (int q = threadIdx.x; q < count; q += blockDim.x) {{
-      const i64 col = col0 + q;
-{load_cols}
-    }}
-    __syncthreads();
-{fold}
-{flush}
-  }}
-{store}
-}}
-
-extern "C" __global__ void
-farfield_merge(i64 rows, i64 cols, i64 splits{out_arguments}, const f64 *partial) {{
-  const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (row >= rows) return;
-  for (int o = 0; o < COMPONENTS; o++) {{
-{merge_splits}
-  }}
-}}
-"""
 
 _FINITE_WIDE = "static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }\n"
 
@@ -72,7 +19,7 @@ _FINITE_WIDE = "static __device__ __forceinline__ f64 finite_or_zero(f64 x) { re
 def emit(program: Program, schedule: Schedule) -> str:
     """The CUDA source of one kernel."""
     emitter = _Emitter(program, schedule)
-    return _SOURCE.format(
+    return CUDA.format(
         title=f"{program.reduction.name} over columns, rows are {program.row_axis}",
         T="float" if schedule.dtype == "float32" else "double",
         rows=schedule.rows,
