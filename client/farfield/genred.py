@@ -6,11 +6,12 @@ arrays when it is called, before anything is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from farfield_kernels.operation import DTYPES, Reduce, Spec, check_arguments, read
 
-from .errors import ArgumentError, DtypeError
+from .errors import DtypeError
 from .session import Session, default_session
 from .wire import Array
 
@@ -40,16 +41,19 @@ class Routine:
         *,
         session: Session | None = None,
     ) -> None:
-        if isinstance(aliases, str) or not isinstance(aliases, Iterable):
-            raise ArgumentError("aliases is a list of declarations such as ['x = Vi(3)']", field="aliases")
         if dtype is not None and dtype not in DTYPES:
             raise DtypeError(f"dtype is '{dtype}', the types are {', '.join(DTYPES)}", field="dtype")
-        self.spec = Spec(formula, tuple(aliases), reduction_op, axis)
+        self.spec = Spec(formula, aliases, reduction_op, axis)  # type: ignore[arg-type]  # made a tuple there
         operation = read(self.spec)
         assert isinstance(operation, Reduce)
         self.operation = operation
         self.dtype = dtype
         self._session = session
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its words; the session is not carried along: the reader's default one computes."""
+        spec = self.spec
+        return type(self), (spec.formula, spec.variables, spec.reduction, spec.axis, self.dtype)
 
     @property
     def session(self) -> Session:

@@ -70,13 +70,11 @@ class Session:
 
 
 _default: Session | None = None
-_lock = threading.Lock()
 
 
 def _set_default(session: Session | None) -> Session | None:
     global _default
-    with _lock:
-        before, _default = _default, session
+    before, _default = _default, session
     return before
 
 
@@ -97,6 +95,8 @@ def connect(url: str | None = None, token: str | None = None, timeout_s: float =
     Raises:
         ArgumentError: the URL cannot be used.
     """
+    if url is not None and not isinstance(url, str):
+        raise ArgumentError(f"the URL is a {type(url).__name__}, a string is needed", field="url")
     session = _open(url or os.environ.get("FARFIELD_URL") or "local:", token, timeout_s)
     session._outer = before = _set_default(session)
     if before is not None and not before._is_entered:
@@ -105,8 +105,8 @@ def connect(url: str | None = None, token: str | None = None, timeout_s: float =
 
 
 def _open(url: str, token: str | None, timeout_s: float) -> Session:
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise ArgumentError(f"timeout_s is {timeout_s}, not within 0 and {MAX_TIMEOUT_S:g} s", field="timeout_s")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ArgumentError(f"timeout_s is {timeout_s!r}, not within 0 and {MAX_TIMEOUT_S:g} s", field="timeout_s")
     if url.startswith("local:"):
         device = url.removeprefix("local:") or "auto"
         if device not in ("auto", "cpu", "cuda"):

@@ -9,6 +9,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from farfield_kernels.operation import DTYPES, INDEX_DTYPE
+
 from .errors import ProtocolError
 
 Array = np.ndarray[Any, Any]
@@ -55,6 +57,8 @@ def decode_results(body: memoryview) -> list[Array]:
         arrays = []
         for result in results:
             start = end + -end % ALIGNMENT
+            if result["dtype"] not in (*DTYPES, INDEX_DTYPE):  # any other would let bytes become pointers
+                raise ValueError(f"its element type is {result['dtype']!r}")
             array = np.ndarray(tuple(result["shape"]), result["dtype"], buffer=body, offset=start)
             end = start + array.nbytes
             arrays.append(array)

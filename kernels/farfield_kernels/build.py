@@ -54,8 +54,12 @@ class _Flights:
     def alone(self, key: str) -> Iterator[None]:
         with self.lock:
             lock = self.keys.setdefault(key, threading.Lock())
-        with lock:
-            yield
+        try:
+            with lock:
+                yield
+        finally:
+            with self.lock:
+                self.keys.pop(key, None)  # who comes later finds the work done
 
 
 _flights = _Flights()
@@ -78,8 +82,11 @@ def cache_dir() -> Path:
     folder = Path(os.environ.get("FARFIELD_CACHE_DIR") or Path(caches) / "farfield")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
+        status = folder.stat()
+        if status.st_uid != os.getuid():
             raise BuildError(f"the kernel cache {folder} belongs to another user; set FARFIELD_CACHE_DIR")
+        if status.st_mode & 0o022:
+            raise BuildError(f"others may write to the kernel cache {folder}: run 'chmod go-w {folder}'")
     except OSError as error:
         raise _unusable_cache(error) from None
     return folder
@@ -140,11 +147,25 @@ def build_cpp(source: str) -> ctypes.CDLL:
             library = _libraries.get(key)
             if library is None:
                 try:
-                    binary = _compiled(source, key, compiler)
+                    library = _libraries[key] = _loaded(source, key, compiler)
                 except OSError as error:
                     raise _unusable_cache(error) from None
-                library = _libraries[key] = ctypes.CDLL(str(binary))
     return library
+
+
+def _loaded(source: str, key: str, compiler: str) -> ctypes.CDLL:
+    """The binary, compiled anew if the one on disk is damaged."""
+    binary = _compiled(source, key, compiler)
+    try:
+        return ctypes.CDLL(str(binary))
+    except OSError:
+        binary.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_compiled(source, key, compiler)))
+
+
+def loaded_count() -> int:
+    """How many binaries this process has loaded; a loaded one cannot be given back."""
+    return len(_libraries) + len(_modules)
 
 
 def _compiled(source: str, key: str, compiler: str) -> Path:

@@ -1,5 +1,5 @@
 """The straight line from a spec and arrays to results: read, differentiate, rewrite, lower, schedule, emit, build,
-launch. `run` is the whole of it; `explain` shows every stage of it as text."""
+launch. `run` is the whole of it; explain.py shows every stage as text."""
 
 from __future__ import annotations
 

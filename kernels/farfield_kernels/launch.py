@@ -7,11 +7,13 @@ releases the interpreter lock.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import ctypes
 import functools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from .schedule import Schedule, split
 
 # Pairs times scalar operations below which one thread is faster than waking another (about 50 us).
 SMALLEST_SHARED_WORK = 1_000_000
+TICKET_END = 2**62  # past every unit of work
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -56,6 +59,19 @@ def _threads() -> ThreadPoolExecutor:
     return _pool
 
 
+def _wait(running: Sequence[Future[int]]) -> None:
+    """Wait for all, and pass on an interrupt only then."""
+    interrupt: KeyboardInterrupt | None = None
+    for future in running:
+        while not future.done():
+            try:
+                concurrent.futures.wait([future])
+            except KeyboardInterrupt as error:
+                interrupt = error
+    if interrupt:
+        raise interrupt
+
+
 def _load_current_core() -> Callable[[], int]:
     try:
         return ctypes.CDLL(None).sched_getcpu
@@ -77,11 +93,13 @@ def _elsewhere(work: Callable[[], int], core: int) -> int:
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:
         return work()
-    os.sched_setaffinity(0, allowed - {core})
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        os.sched_setaffinity(0, allowed - {core})
     try:
         return work()
     finally:
-        os.sched_setaffinity(0, allowed)
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, allowed)
 
 
 class CpuKernel:
@@ -118,8 +136,15 @@ class CpuKernel:
             return int(self.reduce(*sizes, pointers, results, at_partial, ctypes.byref(ticket)))
 
         others = [_threads().submit(_elsewhere, work, _current_core()) for _ in range(threads - 1)]
-        failed = work()
-        failed += sum(other.result() for other in others)
+        try:
+            failed = work()
+        finally:
+            # Helpers that did not start are not needed: the ticket is drawn. Those that did still write to our
+            # arrays, so nobody leaves before them, not even on Ctrl-C; the ticket's end lets them stop soon.
+            ticket.value = TICKET_END
+            running = [other for other in others if not other.cancel()]
+            _wait(running)
+        failed += sum(other.result() for other in running)
         if failed:
             raise MemoryError("the kernel could not allocate its tiles")
         if splits > 1:

@@ -10,7 +10,8 @@ operation again, every order of derivative comes from the same three rules.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,14 +45,42 @@ class Spec:
     axis: int = 1
     wrt: tuple[tuple[int, ...], ...] = ()
 
-    def vjp(self, wrt: tuple[int, ...]) -> Spec:
+    def __post_init__(self) -> None:
+        for field in ("formula", "reduction"):
+            if not isinstance(value := getattr(self, field), str):
+                raise FormulaError(f"{field} is a {type(value).__name__}, a string is needed", field=field)
+        variables = self.variables
+        if isinstance(variables, str) or not isinstance(variables, Iterable):
+            raise FormulaError("variables are a list of declarations such as ['x = Vi(3)']", field="variables")
+        object.__setattr__(self, "variables", tuple(variables))
+        for place, text in enumerate(self.variables):
+            if not isinstance(text, str):
+                raise FormulaError(f"a declaration is a {type(text).__name__}", field=f"variables[{place}]")
+        object.__setattr__(self, "axis", _integer(self.axis, "axis"))
+        orders = tuple(_integers(order) for order in self.wrt)
+        object.__setattr__(self, "wrt", orders)
+
+    def vjp(self, wrt: Iterable[int]) -> Spec:
         """The spec of the vector-Jacobian product of this call with respect to the arguments `wrt`.
 
         If the reduction's gradient needs a result that it does not return (the place of a maximum), this is the
         vjp of the reduction that does return it: call that one forward.
         """
         saving = parse_reduction(self.reduction).saving or self.reduction
-        return replace(self, reduction=saving, wrt=(*self.wrt, tuple(wrt)))
+        return replace(self, reduction=saving, wrt=(*self.wrt, _integers(wrt)))
+
+
+def _integer(value: object, what: str) -> int:
+    """A Python int: from any integer type, but not from a bool or a float that happens to be whole."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentError(f"{what} is {value!r}, an integer is needed", field=what)
+    return operator.index(value)
+
+
+def _integers(values: object) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ArgumentError(f"wrt is {values!r}, a list of argument numbers is needed", field="wrt")
+    return tuple(_integer(value, "wrt") for value in values)
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,7 @@ class Rule:
 RULES = (
     Rule("0 * a", "0"),
     Rule("a * 0", "0"),
-    Rule("0 + a", "a"),
-    Rule("a + 0", "a"),
     Rule("a - 0", "a"),
-    Rule("0 - a", "-a"),
     Rule("1 * a", "a"),
     Rule("a * 1", "a"),
     Rule("a / 1", "a"),

@@ -72,13 +72,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         for route in compute.router.routes
         if isinstance(route, APIRoute)
     ]
-    for kind in (FarfieldError, ValidationError, RequestValidationError, HTTPException, Exception):
+    for kind in (FarfieldError, ValidationError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_error)
     app.add_middleware(_Guard, gate=Gate(chosen.token_list()))
     return app
 
 
-def _as_error(raised: Exception) -> FarfieldError:
+def _as_error(raised: Exception, request_id: str) -> FarfieldError:
     if isinstance(raised, FarfieldError):
         return raised
     if isinstance(raised, ValidationError | RequestValidationError):
@@ -88,12 +88,12 @@ def _as_error(raised: Exception) -> FarfieldError:
     if isinstance(raised, HTTPException):
         kinds: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
         return kinds.get(raised.status_code, BadRequest)(str(raised.detail))
-    log.error("internal error", exc_info=raised)
+    log.error("request %s failed", request_id, exc_info=raised)
     return InternalError("the server failed; its log has the rest under this request id")
 
 
 async def _answer_error(request: Request, raised: Exception) -> Response:
-    error = _as_error(raised)
+    error = _as_error(raised, request.scope["farfield.request_id"])
     request.scope["farfield.reason"] = error.code
     response = error_response(error, request.scope["farfield.request_id"], dict(request.headers))
     response.headers.update(getattr(raised, "headers", None) or {})  # Allow, of a 405
@@ -127,7 +127,7 @@ class _Guard:
             return
         scope["farfield.request_id"] = request_id = uuid.uuid4().hex
         path = scope["path"]
-        status = 500
+        status: int | None = None
 
         async def count(message: Message) -> None:
             nonlocal status
@@ -140,7 +140,10 @@ class _Guard:
             if path not in OPEN_PATHS:
                 self.gate.check(_header(scope, b"authorization"))
             await self.app(scope, receive, count)
-        except FarfieldError as error:
+        except Exception as raised:
+            if status is not None:  # the answer has begun: the connection can only be broken off
+                raise
+            error = _as_error(raised, request_id)
             scope["farfield.reason"] = error.code
             names = ("content-type", "accept")
             headers = {name: _header(scope, name.encode()) or "" for name in names}
@@ -149,7 +152,7 @@ class _Guard:
         finally:
             metrics = scope["app"].state.farfield.metrics
             op = path.removeprefix("/v1/") if path in ("/v1/reduce", "/v1/vjp") else "other"
-            metrics.observe_answer(op, status, scope.get("farfield.reason", "ok"))
+            metrics.observe_answer(op, status or 500, scope.get("farfield.reason", "ok"))
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

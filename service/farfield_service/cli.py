@@ -89,6 +89,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     try:
         from .settings import Settings
     except ImportError:
+        parser.add_argument("rest", nargs=argparse.REMAINDER)  # running it says what to install
         return
     for name, field in Settings.model_fields.items():
         if name != "tokens":

@@ -40,7 +40,7 @@ def examine() -> list[Finding]:
         *_packages(),
         _compiler(),
         _cache(),
-        Finding("threads", f"{thread_count()} (FARFIELD_THREADS changes it)"),
+        _threads(),
         _cupy(),
         _nvrtc(),
         _gpu(),
@@ -81,6 +81,13 @@ def _cache() -> Finding:
         True,
         "" if os.access(folder, os.W_OK) else "set FARFIELD_CACHE_DIR to a folder that you can write to",
     )
+
+
+def _threads() -> Finding:
+    try:
+        return Finding("threads", f"{thread_count()} (FARFIELD_THREADS changes it)")
+    except FarfieldError as error:
+        return Finding("threads", error.message, False, True, "unset FARFIELD_THREADS or give it a number")
 
 
 def _cupy() -> Finding:

@@ -3,6 +3,7 @@
 FarfieldError (of the compiler)
 └── ServiceError
     ├── BadRequest            the body or a header cannot be read
+    ├── ReceiveTimeout        the sender of a body fell silent
     ├── Unauthorized          no token, or one that is not known
     ├── NotFound              no such route
     ├── MethodNotAllowed      the route has other methods
@@ -38,6 +39,12 @@ class BadRequest(ServiceError):
     """The body or a header cannot be read."""
 
     code = "bad_request"
+
+
+class ReceiveTimeout(ServiceError):
+    """The sender of a body fell silent."""
+
+    code = "receive_timeout"
 
 
 class Unauthorized(ServiceError):
@@ -130,6 +137,7 @@ ANSWERS: dict[str, Answer] = {
     "service_error": Answer(500),
     "bad_request": Answer(400),
     "unauthorized": Answer(401),
+    "receive_timeout": Answer(408),
     "not_found": Answer(404),
     "method_not_allowed": Answer(405),
     "length_required": Answer(411),

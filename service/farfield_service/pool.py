@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -56,7 +57,9 @@ class Worker:
         command = [sys.executable, "-m", "farfield_service.worker", str(theirs.fileno()), str(arena.fd)]
         command += [str(arena.size), settings.device, str(os.getpid())]
         with theirs:
-            process = subprocess.Popen(command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL, start_new_session=True
+            )
         reader, writer = await asyncio.open_connection(sock=ours)
         worker = cls(process, reader, writer)
         try:
@@ -92,9 +95,10 @@ class Worker:
         return await self.receive()
 
     def kill(self) -> None:
-        """End the program at once."""
+        """End the program and the compiler it may be running, at once."""
         self.writer.close()
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     async def stop(self, timeout_s: float) -> None:
@@ -121,7 +125,7 @@ class Pool:
     @property
     def is_ready(self) -> bool:
         """Whether a worker is up."""
-        return self.worker is not None
+        return self.worker is not None and self.worker.process.poll() is None
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MiB = 2**20
@@ -37,12 +37,20 @@ class Settings(BaseSettings):
         10**13, ge=1, description="largest M x N of one request; 1e13 are minutes on a large GPU"
     )
     max_queue: int = Field(256, ge=1, description="requests that wait for a worker before others are refused")
+    receive_timeout_s: float = Field(
+        20.0, gt=0, description="seconds without a byte of a body after which its sender is given up"
+    )
     job_timeout_s: float = Field(
         300.0, gt=0, description="seconds a request may run before its worker is replaced"
     )
     worker_start_timeout_s: float = Field(60.0, gt=0, description="seconds a worker program may take to start")
     drain_s: float = Field(10.0, ge=0, description="seconds that SIGTERM waits for running requests")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    @field_validator("uds")
+    @classmethod
+    def _no_path_is_none(cls, path: str | None) -> str | None:
+        return path or None
 
     def token_list(self) -> tuple[str, ...]:
         """The access tokens, stripped; empty ones are left out."""

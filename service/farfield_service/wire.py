@@ -179,18 +179,12 @@ def encode_results(kind: str, arrays: Sequence[Array]) -> bytes:
     return b"".join(parts)
 
 
-def encode_map(content: dict[str, object]) -> bytes:
-    """Any small map as msgpack."""
-    return msgspec.msgpack.encode(content)
-
-
 __all__ = [
     "FRAME",
     "MSGPACK",
     "Call",
     "decode_frame",
     "decode_msgpack",
-    "encode_map",
     "encode_results",
     "frame_header_end",
 ]

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from farfield_kernels.build import find_compiler, import_cupy
+from farfield_kernels.build import find_compiler, import_cupy, loaded_count
 from farfield_kernels.engine import resolve_device, run
 from farfield_kernels.errors import FarfieldError
 from farfield_kernels.expr import Array
@@ -28,6 +28,7 @@ from farfield_kernels.launch import thread_count
 from farfield_kernels.operation import Spec
 
 LENGTH = struct.Struct("<I")
+MAX_LOADED = 4000  # kernels after which the program ends: each takes five memory maps for good, of 65530 allowed
 
 log = logging.getLogger("farfield.worker")
 
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> int:
     _send(connection, _facts(device))
     while (message := _receive(connection)) is not None:
         _send(connection, _compute(message, arena, device))
+        if loaded_count() > MAX_LOADED:
+            return 0  # the pool starts a fresh one
     return 0
 
 
@@ -105,8 +108,11 @@ def _compute(message: dict[str, Any], arena: memoryview, device: str) -> dict[st
     except FarfieldError as error:
         return {"error": {"code": error.code, "message": error.message, **error.details()}}
     except Exception as error:
-        log.exception("a request failed")
-        return {"error": {"code": "internal_error", "message": f"{type(error).__name__}: {error}"}}
+        log.exception("request %s failed", message.get("request_id"))
+        if type(error).__module__.startswith("cupy"):
+            sys.exit(1)  # a CUDA error may stick to the context: a new program replays the request
+        sentence = "the worker failed; the server's log has the rest under this request id"
+        return {"error": {"code": "internal_error", "message": sentence}}
 
 
 def _view(arena: memoryview, dtype: str, shape: list[int], offset: int) -> Array:

@@ -40,6 +40,7 @@ CLASSES: dict[str, type[FarfieldError]] = {
     "not_found": ServerError,
     "method_not_allowed": ServerError,
     "length_required": ServerError,
+    "receive_timeout": ServerError,
     "unsupported_media_type": ServerError,
     "server_busy": BusyError,
     "draining": BusyError,

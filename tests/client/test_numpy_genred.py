@@ -200,8 +200,8 @@ WRONG_WORDS: dict[str, tuple[dict[str, Any], type[FarfieldError], str, str]] = {
     "a name twice": ({"aliases": [*ALIASES[:2], "x = Vj(2)"]}, FormulaError, "variables[2]", ""),
     "an unknown reduction": ({"reduction_op": "Summ"}, FormulaError, "reduction", ""),
     "an axis of 2": ({"axis": 2}, FormulaError, "axis", ""),
-    "aliases in one text": ({"aliases": "x = Vi(3)"}, ArgumentError, "aliases", ""),
-    "aliases of None": ({"aliases": None}, ArgumentError, "aliases", ""),
+    "aliases in one text": ({"aliases": "x = Vi(3)"}, FormulaError, "variables", ""),
+    "aliases of None": ({"aliases": None}, FormulaError, "variables", ""),
     "dtype float16": ({"dtype": "float16"}, DtypeError, "dtype", ""),
     "dtype int64": ({"dtype": "int64"}, DtypeError, "dtype", ""),
 }

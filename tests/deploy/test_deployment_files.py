@@ -198,11 +198,11 @@ def test_device_is_cuda_exactly_where_a_gpu_is_reserved(deployed: Deployed) -> N
 
 
 def test_the_gpu_ways_reserve_gpus() -> None:
-    """Compose takes all GPUs of the machine and Kubernetes takes one; the CPU ways take none."""
+    """Compose and Kubernetes take one GPU, which is what a server uses; the CPU ways take none."""
     gpus = {way: read(name).gpus for way, (read, name) in WAYS.items()}
     assert gpus == {
         "compose farfield": None,
-        "compose farfield-gpu": "all",
+        "compose farfield-gpu": "1",
         "kubernetes cpu": None,
         "kubernetes gpu": "1",
     }

@@ -20,6 +20,7 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "max_result_bytes": (("0", "-1", "x"), "1"),
     "max_pairs": (("0", "-1", "x"), "1"),
     "max_queue": (("0", "-1", "1.5"), "1"),
+    "receive_timeout_s": (("0", "-1", "soon"), "0.001"),
     "job_timeout_s": (("0", "-1", "soon"), "0.001"),
     "worker_start_timeout_s": (("0", "-1", "soon"), "0.001"),
     "drain_s": (("-0.1", "soon"), "0"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgpack
 import numpy as np
 import pytest
 
 from farfield.errors import ProtocolError
-from farfield.wire import decode_results, encode_call
+from farfield.wire import PREFIX, decode_results, encode_call
 from farfield_kernels.operation import Spec
 from farfield_service.wire import FRAME, MSGPACK, decode_frame, decode_msgpack, encode_results, frame_header_end
 from serving import Array, words
@@ -102,3 +103,18 @@ def test_an_answer_that_does_not_fit_is_a_protocol_error(change: object) -> None
     assert broken != body
     with pytest.raises(ProtocolError):
         decode_results(memoryview(broken))
+
+
+@pytest.mark.parametrize("dtype", ["O", "V8", "<U4", "float16", ["f4"], None], ids=str)
+def test_answers_of_other_types_are_not_made_into_arrays(dtype: object) -> None:
+    """Bytes of a server that became objects would be pointers; float32 is the valid neighbour."""
+
+    def answer(kind: object) -> memoryview:
+        header = msgpack.packb({"results": [{"dtype": kind, "shape": [2]}]})
+        head = PREFIX.pack(b"FFW1", len(header), 0, 1) + header
+        item = np.dtype("float32" if kind == "float32" else "float64").itemsize
+        return memoryview(head + bytes(-len(head) % 64) + b"A" * 2 * item)
+
+    with pytest.raises(ProtocolError, match="element type"):
+        decode_results(answer(dtype))
+    assert decode_results(answer("float32"))[0].shape == (2,)

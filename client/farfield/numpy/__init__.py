@@ -53,9 +53,9 @@ class Genred(Routine):
         Returns:
             One gradient per entry of `wrt`, of that argument's shape.
         """
-        chosen = tuple(range(len(args))) if wrt is None else tuple(wrt)
-        spec = self.spec.vjp(chosen)
+        spec = self.spec.vjp(range(len(args)) if wrt is None else wrt)
         arrays = self._ready(args)
+        _check_kind(cotangent, "the cotangent")
         operation = read(spec)
         assert isinstance(operation, Vjp)
         saved: list[Array] = []
@@ -66,13 +66,14 @@ class Genred(Routine):
 
     def _ready(self, args: Sequence[Array]) -> list[Array]:
         for place, array in enumerate(args):
-            if not isinstance(array, np.ndarray):
-                raise ArgumentError(
-                    f"argument {place} is a {type(array).__name__}, a NumPy array is needed",
-                    field=f"arguments[{place}]",
-                )
+            _check_kind(array, f"argument {place}")
         self.check([array.dtype.name for array in args], [array.shape for array in args])
         return _contiguous(args)
+
+
+def _check_kind(array: object, what: str) -> None:
+    if not isinstance(array, np.ndarray):
+        raise ArgumentError(f"{what} is a {type(array).__name__}, a NumPy array is needed", field="arguments")
 
 
 def _forward(spec: Spec) -> Spec:

@@ -60,6 +60,12 @@ class Genred(Routine):
         if len(devices) > 1:
             named = ", ".join(f"argument {place} on {device}" for device, place in devices.items())
             raise ArgumentError(f"all tensors must be on one device, got {named}", field="arguments")
+        for place, tensor in enumerate(args):
+            if tensor.layout != torch.strided or tensor.is_meta:
+                what = "has no data" if tensor.is_meta else f"is stored as {tensor.layout}"
+                raise ArgumentError(
+                    f"argument {place} {what}, a dense tensor is needed", field=f"arguments[{place}]"
+                )
         self.check([str(tensor.dtype).removeprefix("torch.") for tensor in args], [tuple(t.shape) for t in args])
 
 

@@ -143,7 +143,8 @@ def _power(emit: Emit, base: int, exponent: int) -> int:
     if abs(exponent) > MAX_UNROLLED_POWER:
         return emit(f"pow($a, K({exponent}))", base)
     result: int | None = None
-    square, bits = base, abs(exponent)
+    # The inverse first: a large power may overflow where its inverse is still a number.
+    square, bits = (base if exponent > 0 else emit("K(1) / $a", base)), abs(exponent)
     while bits:
         if bits & 1:
             result = square if result is None else emit("$a * $b", result, square)
@@ -151,7 +152,7 @@ def _power(emit: Emit, base: int, exponent: int) -> int:
         if bits:
             square = emit("$a * $a", square)
     assert result is not None
-    return result if exponent > 0 else emit("K(1) / $a", result)
+    return result
 
 
 def _power_vjp(g: Expr, y: Expr, a: Expr, exponent: int) -> tuple[Expr | None, ...]:

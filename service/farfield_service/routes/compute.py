@@ -16,7 +16,7 @@ from farfield_kernels.operation import Operation, Sizes
 
 from ..admission import Room, check_body_headers, check_sizes, reserve
 from ..arena import Lease
-from ..errors import BadRequest, Draining, InternalError
+from ..errors import BadRequest, Draining, InternalError, ReceiveTimeout
 from ..queue import Job
 from ..requests import Words, read_words
 from ..settings import Settings
@@ -83,7 +83,11 @@ async def _answer(request: Request, *, is_vjp: bool) -> Response:
         received = await _receive(request, state, kind, body, is_vjp=is_vjp)
         room = reserve(state.arena, received.operation, received.sizes, length)
         leases.append(room.lease)
-        waiting = Job(_message(received, body, room), leases, asyncio.get_running_loop().create_future())
+        waiting = Job(
+            _message(received, body, room, request.scope["farfield.request_id"]),
+            leases,
+            asyncio.get_running_loop().create_future(),
+        )
         recv_ms = (time.perf_counter() - started) * 1e3
         state.queue.put(waiting)
         job = waiting
@@ -107,16 +111,21 @@ async def _receive(request: Request, state: State, kind: str, body: Lease, *, is
     """Fill the slot; a frame's header is checked as soon as it is there, before its data are."""
     view, filled = body.view, 0
     received: _Received | None = None
+    patience_s, now = state.settings.receive_timeout_s, asyncio.get_running_loop().time
     try:
-        async for chunk in request.stream():
-            if filled + len(chunk) > body.size:
-                raise BadRequest(f"the body is longer than its Content-Length of {body.size}")
-            view[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-            if received is None and kind == FRAME and filled >= PREFIX.size:
-                end = frame_header_end(view[: PREFIX.size])
-                if filled >= end:
-                    received = _check_head(state.settings, bytes(view[:end]), body.size, is_vjp)
+        async with asyncio.timeout(patience_s) as patience:
+            async for chunk in request.stream():
+                patience.reschedule(now() + patience_s)
+                if filled + len(chunk) > body.size:
+                    raise BadRequest(f"the body is longer than its Content-Length of {body.size}")
+                view[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+                if received is None and kind == FRAME and filled >= PREFIX.size:
+                    end = frame_header_end(view[: PREFIX.size])
+                    if filled >= end:
+                        received = _check_head(state.settings, bytes(view[:end]), body.size, is_vjp)
+    except TimeoutError:
+        raise ReceiveTimeout(f"no byte came for {patience_s:g} s, after {filled} of {body.size}") from None
     except ClientDisconnect:
         raise BadRequest(f"the client left after {filled} of {body.size} bytes") from None
     if filled < body.size:
@@ -143,9 +152,10 @@ def _check(settings: Settings, call: Call, *, is_vjp: bool) -> _Received:
     return _Received(call, operation, check_sizes(settings, operation, call))
 
 
-def _message(received: _Received, body: Lease, room: Room) -> dict[str, Any]:
+def _message(received: _Received, body: Lease, room: Room, request_id: str) -> dict[str, Any]:
     words = received.call.words
     return {
+        "request_id": request_id,
         "spec": [words.formula, words.variables, words.reduction, words.axis, words.wrt],
         "inputs": [
             [tensor.dtype, tensor.shape, body.offset + start]
