@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..expr import OPERATORS, Operator
-from . import elementwise, vector
+from . import comparison, elementwise, special, transcendental, vector
 from .planned import PLANNED_OPERATORS, PLANNED_REDUCTIONS
 
 INTERNAL = frozenset({"Contract"})
@@ -20,7 +20,10 @@ __all__ = [
     "OPERATORS",
     "PLANNED_OPERATORS",
     "PLANNED_REDUCTIONS",
+    "comparison",
     "elementwise",
     "named_operators",
+    "special",
+    "transcendental",
     "vector",
 ]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..errors import RuleError
-from ..expr import REAL, Array, Case, Core, Derived, Domain, Emit, Expr, apply, constant, declare
-
-Dims = tuple[int, ...]
-Params = tuple[Any, ...]
-
+from ..expr import REAL, Array, Case, Core, Emit, Expr, apply, constant, declare
+from .kinds import Dims, Params, derived
 
 # ---- folds ---------------------------------------------------------------------------------------------------
 
@@ -214,33 +210,6 @@ declare(
 
 
 # ---- defined by formulas -------------------------------------------------------------------------------------
-
-
-def derived(
-    name: str,
-    doc: str,
-    definition: Callable[..., Expr],
-    *,
-    reference: Callable[..., Array],
-    cases: tuple[Case, ...],
-    integers: tuple[str, ...] = (),
-    domain: Domain = REAL,
-    arity: int | None = None,
-) -> None:
-    """Declare an operator by its formula; its arity is that of the first case unless given."""
-    arity = len(cases[0].dims) if arity is None else arity
-    declare(
-        Derived(
-            name=name,
-            doc=doc,
-            arity=arity,
-            integers=integers,
-            definition=definition,
-            reference=reference,
-            domain=domain,
-            cases=cases,
-        )
-    )
 
 
 def _scalprod(a: Expr, b: Expr) -> Expr:
