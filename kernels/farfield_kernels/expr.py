@@ -35,16 +35,22 @@ class Domain:
         low, high: the interval.
         away_from_zero: no draw is nearer to 0.
         grid: if positive, no draw is nearer than `grid / 4` to a multiple of `grid`, where the operator jumps.
+        apart: the components of one row are drawn from separate parts of the interval, so that none are nearly equal.
     """
 
     low: float
     high: float
     away_from_zero: float = 0.0
     grid: float = 0.0
+    apart: bool = False
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Uniform draws: `shape` float64."""
         drawn = rng.uniform(self.low, self.high, shape)
+        if self.apart:
+            part = (self.high - self.low) / shape[-1]
+            places = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+            drawn = self.low + part * (places + rng.uniform(0.25, 0.75, shape))
         if self.grid:
             cells = np.floor(drawn / self.grid)
             drawn = self.grid * (cells + 0.25 + 0.5 * (drawn / self.grid - cells))

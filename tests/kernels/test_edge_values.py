@@ -184,7 +184,26 @@ EDGES: dict[str, tuple[Callable[[Expr], Expr], list[tuple[float, float]]]] = {
         lambda x: apply("DiffClampInt", x, 0, 1),
         [(0.0, 1.0), (1.0, 1.0), (0.5, 1.0), (2.0, 0.0), (-0.5, 0.0), (NAN, 1.0)],
     ),
+    "OneHot 2, component 0": (
+        lambda x: apply("Elem", apply("OneHot", x, 2), 0),
+        [(0.0, 1.0), (-1.0, 0.0), (1.0, 0.0), (2.0, 0.0), (INF, 0.0), (NAN, NAN)],
+    ),
+    "Max of (x, 1)": (lambda x: apply("Max", _pair(x, 1)), [(NAN, NAN), (2.0, 2.0), (-INF, 1.0)]),
+    "Max of (1, x)": (lambda x: apply("Max", _pair(1, x)), [(NAN, NAN), (2.0, 2.0), (-INF, 1.0)]),
+    "Min of (1, x)": (lambda x: apply("Min", _pair(1, x)), [(NAN, NAN), (2.0, 1.0), (-INF, -INF)]),
+    "ArgMax of (1, x)": (lambda x: apply("ArgMax", _pair(1, x)), [(1.0, 0.0), (2.0, 1.0), (0.5, 0.0), (NAN, 1.0)]),
+    "ArgMin of (x, 1)": (lambda x: apply("ArgMin", _pair(x, 1)), [(1.0, 0.0), (2.0, 1.0), (0.5, 0.0), (NAN, 0.0)]),
+    "Max of (x, 1) by x": (lambda x: _slope(lambda a: apply("Max", _pair(a, 1)), x), [(1.0, 1.0), (0.5, 0.0)]),
+    "Max of (1, x) by x": (lambda x: _slope(lambda a: apply("Max", _pair(1, a)), x), [(1.0, 0.0), (2.0, 1.0)]),
+    "Normalize": (lambda x: apply("Normalize", x), [(0.0, 0.0), (-4.0, -1.0), (INF, NAN), (NAN, NAN)]),
+    "Normalize'": (lambda x: _slope(lambda a: apply("Normalize", a), x), [(0.0, 0.0)]),
+    "Softmax": (lambda x: apply("Elem", apply("Softmax", _pair(x, x)), 0), [(1e30, 0.5), (0.0, 0.5), (NAN, NAN)]),
+    "ComplexAbs'": (lambda x: _slope(lambda a: apply("ComplexAbs", _pair(a, 0)), x), [(0.0, 0.0), (-3.0, -1.0)]),
 }
+
+
+def _pair(a: Expr | float, b: Expr | float) -> Expr:
+    return apply("Concat", a, b)
 
 
 def _slope(function: Callable[[Expr], Expr], x: Expr) -> Expr:

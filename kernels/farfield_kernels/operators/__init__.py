@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..expr import OPERATORS, Operator
-from . import comparison, elementwise, special, transcendental, vector
+from . import comparison, complex, constants, elementwise, extrema, norms, special, transcendental, vector
 from .planned import PLANNED_OPERATORS, PLANNED_REDUCTIONS
 
-INTERNAL = frozenset({"Contract"})
+INTERNAL = frozenset({"Contract", "Interleave"})
 """Operators that definitions use and formulas cannot name."""
 
 
@@ -21,8 +21,12 @@ __all__ = [
     "PLANNED_OPERATORS",
     "PLANNED_REDUCTIONS",
     "comparison",
+    "complex",
+    "constants",
     "elementwise",
+    "extrema",
     "named_operators",
+    "norms",
     "special",
     "transcendental",
     "vector",

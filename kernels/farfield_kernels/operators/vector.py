@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuleError
-from ..expr import REAL, Array, Case, Core, Emit, Expr, apply, constant, declare
+from ..expr import REAL, Array, Case, Core, Emit, Expr, apply, declare
 from .kinds import Dims, Params, derived
 
 # ---- folds ---------------------------------------------------------------------------------------------------
@@ -266,8 +266,4 @@ derived("TensorProd", "all products a_k b_l, row-major",
         reference=lambda a, b: np.einsum("...m,...n->...mn", a, b).reshape(
             *np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), -1),
         cases=(Case((2, 3)), Case((1, 3))))
-
-derived("IntCst", "the integer n as a scalar",
-        constant,
-        integers=("n",), reference=lambda n: np.array([float(n)]), cases=(Case((), (3,)), Case((), (-2,))))
 # fmt: on
