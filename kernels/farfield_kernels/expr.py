@@ -35,7 +35,7 @@ class Domain:
         low, high: the interval.
         away_from_zero: no draw is nearer to 0.
         grid: if positive, no draw is nearer than `grid / 4` to a multiple of `grid`, where the operator jumps.
-        apart: the components of one row are drawn from separate parts of the interval, so that none are nearly equal.
+        apart: the components of one row are drawn from separate parts of the interval: none nearly tie.
     """
 
     low: float

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..expr import OPERATORS, Operator
-from . import comparison, complex, constants, elementwise, extrema, norms, special, transcendental, vector
+from . import comparison, constants, elementwise, extrema, norms, special, transcendental, vector
+from . import complex as complex_vectors
 from .planned import PLANNED_OPERATORS, PLANNED_REDUCTIONS
 
 INTERNAL = frozenset({"Contract", "Interleave"})
@@ -21,7 +22,7 @@ __all__ = [
     "PLANNED_OPERATORS",
     "PLANNED_REDUCTIONS",
     "comparison",
-    "complex",
+    "complex_vectors",
     "constants",
     "elementwise",
     "extrema",
