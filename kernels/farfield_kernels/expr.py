@@ -29,15 +29,31 @@ MAX_DEPTH = 2_000  # operators nested in one formula and its derivatives
 
 @dataclass(frozen=True)
 class Domain:
-    """Where an operand may be drawn from when an operator is tested."""
+    """Where an operand may be drawn from when an operator is tested.
+
+    Args:
+        low, high: the interval.
+        away_from_zero: no draw is nearer to 0.
+        grid: if positive, no draw is nearer than `grid / 4` to a multiple of `grid`, where the operator jumps.
+        apart: the components of one row are drawn from separate parts of the interval: none nearly tie.
+    """
 
     low: float
     high: float
     away_from_zero: float = 0.0
+    grid: float = 0.0
+    apart: bool = False
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Uniform draws: `shape` float64 in [low, high], none nearer to 0 than `away_from_zero`."""
+        """Uniform draws: `shape` float64."""
         drawn = rng.uniform(self.low, self.high, shape)
+        if self.apart:
+            part = (self.high - self.low) / shape[-1]
+            places = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+            drawn = self.low + part * (places + rng.uniform(0.25, 0.75, shape))
+        if self.grid:
+            cells = np.floor(drawn / self.grid)
+            drawn = self.grid * (cells + 0.25 + 0.5 * (drawn / self.grid - cells))
         near = np.abs(drawn) < self.away_from_zero
         return np.where(near, np.where(drawn < 0, -1.0, 1.0) * self.away_from_zero + drawn, drawn)
 
@@ -64,7 +80,7 @@ class Operator:
         doc: one line, completing "x is ...".
         arity: number of operands.
         reference: NumPy float64 meaning: operands (..., d_k), then the integers -> (..., d).
-        domain: where the tests draw operands from.
+        domain: where the tests draw operands from; one per operand if they differ.
         cases: dims and integers that the tests cover.
         integers: names of the integer arguments that follow the operands.
     """
@@ -73,9 +89,13 @@ class Operator:
     doc: str
     arity: int
     reference: Callable[..., Array]
-    domain: Domain
+    domain: Domain | tuple[Domain, ...]
     cases: tuple[Case, ...]
     integers: tuple[str, ...] = ()
+
+    def domain_of(self, operand: int) -> Domain:
+        """Where operand number `operand` is drawn from."""
+        return self.domain[operand] if isinstance(self.domain, tuple) else self.domain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,13 +6,34 @@
 #include <cstring>
 #include <utility>
 
+using std::acos;
+using std::asin;
+using std::atan;
+using std::atan2;
+using std::cbrt;
+using std::ceil;
 using std::cos;
+using std::cosh;
+using std::erf;
+using std::erfc;
 using std::exp;
+using std::exp2;
+using std::expm1;
 using std::fabs;
+using std::floor;
+using std::hypot;
+using std::lgamma;
 using std::log;
+using std::log10;
+using std::log1p;
+using std::log2;
 using std::pow;
+using std::rint;
 using std::sin;
+using std::sinh;
 using std::sqrt;
+using std::tanh;
+using std::trunc;
 
 #define __global__
 #define __device__

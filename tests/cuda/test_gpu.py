@@ -33,7 +33,7 @@ def _device() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", sorted(named_operators()))
+@pytest.mark.parametrize("name", sorted(name for name, op in named_operators().items() if op.cases))
 def test_operators(name: str, dtype: str) -> None:
     """Every operator gives its reference's values."""
     check_value(name, dtype, "cuda")

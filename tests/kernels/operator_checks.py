@@ -106,7 +106,10 @@ def calls_of(name: str, arguments: Arguments, dtype: str) -> list[Call]:
     operator = OPERATORS[name]
     calls = []
     for case in operator.cases:
-        drawn = [operator.domain.sample(arguments.rng, (ROWS, dim)).astype(dtype) for dim in case.dims]
+        drawn = [
+            operator.domain_of(place).sample(arguments.rng, (ROWS, dim)).astype(dtype)
+            for place, dim in enumerate(case.dims)
+        ]
         operands = [arguments.add(array) for array in drawn]
         calls.append(
             Call(

@@ -122,11 +122,17 @@ HOT V sqrt(V x) {{ V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_sqrt{su
 #endif
 """
 
-_POW = """\
-HOT V pow(V x, V n) {{
-  V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_pow{suffix}(x[l], n[l]); return y;
+_LANEWISE_OF_TWO = """\
+HOT V {name}(V x, V n) {{
+  V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_{name}{suffix}(x[l], n[l]); return y;
 }}
 """
+
+OF_ONE = (
+    "log log1p log2 log10 exp2 expm1 sin cos asin acos atan sinh cosh tanh erf erfc lgamma cbrt "
+    "ceil floor trunc rint"
+).split()
+OF_TWO = ("pow", "atan2", "hypot")
 
 _FABS = "HOT V fabs(V x) {{ return (V)((I)x & KI({magnitude})); }}\n"
 _FINITE = """\
@@ -144,12 +150,11 @@ def prelude(dtype: str, called: set[str]) -> str:
     s, mask = ("ps", "unsigned short") if single else ("pd", "unsigned char")
     functions = {
         "exp": _EXP_FLOAT if single else _EXP_DOUBLE,
-        "log": _LANEWISE.format(name="log", suffix=suffix) + _LOG_WIDE,
-        "sin": _LANEWISE.format(name="sin", suffix=suffix),
-        "cos": _LANEWISE.format(name="cos", suffix=suffix),
-        "pow": _POW.format(suffix=suffix),
+        **{name: _LANEWISE.format(name=name, suffix=suffix) for name in OF_ONE},
+        **{name: _LANEWISE_OF_TWO.format(name=name, suffix=suffix) for name in OF_TWO},
         "sqrt": _SQRT.format(s=s, mask=mask, suffix=suffix),
         "fabs": _FABS.format(magnitude="0x7fffffff" if single else "0x7fffffffffffffffLL"),
         "finite_or_zero": _FINITE,
     }
+    functions["log"] += _LOG_WIDE
     return TYPES.format(T=T, I=I) + "".join(text for name, text in functions.items() if name in called)

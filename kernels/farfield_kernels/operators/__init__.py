@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..expr import OPERATORS, Operator
-from . import elementwise, vector
+from . import comparison, constants, elementwise, extrema, norms, special, transcendental, vector
+from . import complex as complex_vectors
 from .planned import PLANNED_OPERATORS, PLANNED_REDUCTIONS
 
-INTERNAL = frozenset({"Contract"})
+INTERNAL = frozenset({"Contract", "Interleave"})
 """Operators that definitions use and formulas cannot name."""
 
 
@@ -20,7 +21,14 @@ __all__ = [
     "OPERATORS",
     "PLANNED_OPERATORS",
     "PLANNED_REDUCTIONS",
+    "comparison",
+    "complex_vectors",
+    "constants",
     "elementwise",
+    "extrema",
     "named_operators",
+    "norms",
+    "special",
+    "transcendental",
     "vector",
 ]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..errors import RuleError
-from ..expr import REAL, Array, Case, Core, Derived, Domain, Emit, Expr, apply, constant, declare
-
-Dims = tuple[int, ...]
-Params = tuple[Any, ...]
-
+from ..expr import REAL, Array, Case, Core, Emit, Expr, apply, declare
+from .kinds import Dims, Params, derived
 
 # ---- folds ---------------------------------------------------------------------------------------------------
 
@@ -216,33 +212,6 @@ declare(
 # ---- defined by formulas -------------------------------------------------------------------------------------
 
 
-def derived(
-    name: str,
-    doc: str,
-    definition: Callable[..., Expr],
-    *,
-    reference: Callable[..., Array],
-    cases: tuple[Case, ...],
-    integers: tuple[str, ...] = (),
-    domain: Domain = REAL,
-    arity: int | None = None,
-) -> None:
-    """Declare an operator by its formula; its arity is that of the first case unless given."""
-    arity = len(cases[0].dims) if arity is None else arity
-    declare(
-        Derived(
-            name=name,
-            doc=doc,
-            arity=arity,
-            integers=integers,
-            definition=definition,
-            reference=reference,
-            domain=domain,
-            cases=cases,
-        )
-    )
-
-
 def _scalprod(a: Expr, b: Expr) -> Expr:
     if a.dim == b.dim:
         return contract(a, b, (0,), (0,), (), (a.dim,))
@@ -297,8 +266,4 @@ derived("TensorProd", "all products a_k b_l, row-major",
         reference=lambda a, b: np.einsum("...m,...n->...mn", a, b).reshape(
             *np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), -1),
         cases=(Case((2, 3)), Case((1, 3))))
-
-derived("IntCst", "the integer n as a scalar",
-        constant,
-        integers=("n",), reference=lambda n: np.array([float(n)]), cases=(Case((), (3,)), Case((), (-2,))))
 # fmt: on
