@@ -18,7 +18,7 @@ from .reductions import Reduction
 
 Level = Literal["constant", "p", "row", "col", "pair"]
 
-MAX_VALUES = 10_000  # scalar operations of one kernel; a compiler takes about 3 ms for each
+MAX_VALUES = 10_000  # scalar operations of one kernel; a compiler takes 2 to 5 ms for each
 
 MAX_SCALARS = 100_000  # components of all nodes together: values may be shared, the work of lowering is not
 

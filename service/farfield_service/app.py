@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Farfield", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     for part in (compute, health, info):
         app.include_router(part.router)
-    # FastAPI documents these routes; its dependency machinery, which they do not use, costs 0.2 ms of each call.
+    # FastAPI documents these routes; its dependency machinery, which they do not use, costs 0.1 ms of each call.
     app.router.routes[:0] = [
         Route(route.path, route.endpoint, methods=["POST"])
         for route in compute.router.routes

@@ -315,20 +315,22 @@ def test_a_large_but_allowed_formula_is_read() -> None:
     assert parse("x" + "+x" * 1_900).depth == 1_901
 
 
-def _known_or_refused(text: str, read_it: Any) -> None:
+def check_known_or_refused(text: str, read_it: Any) -> None:
+    """`read_it` gives something or raises FormulaError with a message; anything else comes out of the test."""
     try:
-        read_it(text)
+        outcome = read_it(text)
     except FormulaError as error:
-        str(error)
+        outcome = str(error)
+    assert outcome
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.text(max_size=60))
 def test_any_text_is_a_formula_or_a_formula_error(text: str) -> None:
     """No text, of any characters, raises anything but FormulaError."""
-    _known_or_refused(text, parse)
-    _known_or_refused(text, lambda t: parse_variables((t,)))
-    _known_or_refused(text, parse_reduction)
+    check_known_or_refused(text, parse)
+    check_known_or_refused(text, lambda t: parse_variables((t,)))
+    check_known_or_refused(text, parse_reduction)
 
 
 WORDS = [
@@ -341,7 +343,7 @@ WORDS = [
 @given(st.lists(st.sampled_from(WORDS), max_size=25))
 def test_any_words_are_a_formula_or_a_formula_error(words: list[str]) -> None:
     """Texts made of the language's own words either are formulas or raise FormulaError."""
-    _known_or_refused("".join(words), parse)
+    check_known_or_refused("".join(words), parse)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -351,7 +353,7 @@ def test_any_call_is_a_formula_or_a_formula_error(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(named_operators())))
     argument = st.sampled_from(["x", "a", "A", "Exp(y)", "0", "1", "2", "-1", "3", "1e9", "0.5", "Sum(x)", "6"])
     arguments = data.draw(st.lists(argument, max_size=4))
-    _known_or_refused(f"{name}({', '.join(arguments)})", parse)
+    check_known_or_refused(f"{name}({', '.join(arguments)})", parse)
 
 
 # ---- what is there and what is planned -----------------------------------------------------------------------
