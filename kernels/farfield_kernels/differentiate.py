@@ -1,29 +1,17 @@
-"""Operation -> Terms: derivatives written out as formulas.
+"""Expr -> Expr: derivatives written out as formulas.
 
-A `Term` is one reduction of one formula that keeps one axis; a parameter's gradient keeps none and sums over
-both. The gradient of a sum of terms with respect to a variable v is again a sum over all pairs (i, j) of a
-formula over the same variables and the cotangents, whatever axis v lies on, so one reverse sweep over the joint
-graph gives all gradients at once and shares every subexpression between them.
+The reverse sweep is the one rule from which all derivatives come: a gradient is linear in its cotangent, so the
+derivative along a direction is the gradient of the gradient with respect to that cotangent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .errors import RuleError
-from .expr import Axis, Expr, apply, constant, topological, variable
-from .operation import Operation, Reduce
-from .reductions import REDUCTIONS, Reduction
+from .expr import Expr, apply, constant, topological, variable
 
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One reduction of `formula`, over every axis but `keep`."""
-
-    formula: Expr
-    reduction: Reduction
-    keep: Axis
+SYMBOLIC = -1  # position of the cotangent that `jvp` brings in and eliminates
 
 
 def vjp(outputs: Sequence[tuple[Expr, Expr]], wrt: Sequence[Expr]) -> list[Expr]:
@@ -72,29 +60,17 @@ def zeros(dim: int) -> Expr:
     return constant(0.0) if dim == 1 else apply("SumT", constant(0.0), dim)
 
 
-def expand(operation: Operation) -> tuple[Term, ...]:
-    """The terms whose reductions are the operation's results, one per result or group of results.
+def jvp(formula: Expr, wrt: Sequence[Expr], tangents: Sequence[Expr]) -> Expr:
+    """Derivative of `formula` when each node of `wrt` moves along its tangent.
 
-    Argument k of the operation is the variable at position k; indices enter formulas as two floats, their high
-    and their low halves (see `Index`).
+    Args:
+        formula: any formula, of dim D.
+        wrt: nodes, variables as a rule.
+        tangents: one formula per node of `wrt`, of its dim or of dim 1.
+
+    Returns:
+        The derivative, of dim D.
     """
-    if isinstance(operation, Reduce):
-        return (Term(operation.formula, operation.reduction, operation.keep),)
-    inner = expand(operation.of)
-    slots = operation.arguments
-    nodes = [
-        variable(place, slot.dim * (2 if slot.is_index else 1), slot.axis) for place, slot in enumerate(slots)
-    ]
-    taken = len(operation.of.arguments)
-    saved = nodes[taken] if operation.of.saved else None
-    cotangents = nodes[taken + len(operation.of.saved) :]
-    outputs = []
-    for term, cotangent in zip(inner, cotangents, strict=True):
-        assert term.reduction.gradient is not None
-        over: Axis = "i" if term.keep == "j" else "j"
-        outputs.append((term.formula, term.reduction.gradient(term.formula, saved, cotangent, over)))
-    gradients = vjp(outputs, [nodes[place] for place in operation.wrt])
-    return tuple(
-        Term(gradient, REDUCTIONS["Sum"], slots[place].axis)
-        for place, gradient in zip(operation.wrt, gradients, strict=True)
-    )
+    cotangent = variable(SYMBOLIC, formula.dim, "p")
+    gradients = vjp([(formula, cotangent)], wrt)
+    return vjp(list(zip(gradients, tangents, strict=True)), [cotangent])[0]

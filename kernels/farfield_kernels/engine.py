@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .build import cuda_device_count, import_cupy
-from .differentiate import Term, expand
 from .emit import emit
 from .errors import ArgumentError, DeviceError, DtypeError, FormulaError, RuleError, ShapeError
 from .expr import Array, Axis, Const
@@ -22,6 +21,7 @@ from .operation import Operation, Sizes, Slot, Spec, check_arguments, read
 from .reference import bind_index
 from .rewrite import rewrite
 from .schedule import Device, Schedule, plan
+from .terms import Term, expand
 
 
 @dataclass(frozen=True, eq=False)

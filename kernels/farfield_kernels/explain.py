@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .differentiate import Term, expand
 from .engine import plan_call
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
@@ -10,6 +9,7 @@ from .operation import Spec, read
 from .parse import parse_variables
 from .rewrite import rewrite
 from .schedule import Device
+from .terms import Term, expand
 
 
 def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_source: bool = True) -> str:

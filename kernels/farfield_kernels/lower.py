@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .differentiate import Term
 from .errors import LimitError
 from .expr import Axis, Const, Expr, Index, Var, topological
 from .reductions import Reduction
+from .terms import Term
 
 Level = Literal["constant", "p", "row", "col", "pair"]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .differentiate import Term, expand
 from .expr import INDEX_SHIFT, Array, Axis, Const, Expr, Index, Var, topological
 from .operation import Operation, check_arguments
+from .terms import Term, expand
 
 BLOCK_ELEMENTS = 2_000_000  # components of one block of terms, 16 MB
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from farfield_kernels import engine, operation
 from farfield_kernels.build import import_cupy
-from farfield_kernels.differentiate import Term, vjp
+from farfield_kernels.differentiate import vjp
 from farfield_kernels.emit import emit
 from farfield_kernels.expr import OPERATORS, Array, Expr, apply, variable
 from farfield_kernels.launch import CpuKernel, CudaKernel
@@ -22,6 +22,7 @@ from farfield_kernels.lower import Program, lower
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.rewrite import rewrite
 from farfield_kernels.schedule import Device, Schedule, plan
+from farfield_kernels.terms import Term
 
 ROWS = 37  # samples; a multiple of no vector width
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # relative to max(1, |reference|)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from farfield_kernels import engine
-from farfield_kernels.differentiate import expand, vjp, zeros
+from farfield_kernels.differentiate import SYMBOLIC, jvp, vjp, zeros
 from farfield_kernels.errors import RuleError
 from farfield_kernels.expr import apply, topological, variable
 from farfield_kernels.operation import Spec, read
+from farfield_kernels.terms import expand
 
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 
@@ -78,3 +79,12 @@ def test_terms_of_every_order_sum_and_keep_the_axis_of_their_argument() -> None:
         terms = expand(read(spec))
         assert [term.keep for term in terms] == ["i", "j", "p"]
         assert all(term.reduction.name == "Sum" for term in terms)
+
+
+def test_jvp_has_no_trace_of_its_cotangent() -> None:
+    """The derivative along a direction is a formula of the variables and the tangent alone."""
+    x, y, t = variable(0, 3, "i"), variable(1, 3, "j"), variable(2, 3, "i")
+    formula = apply("Exp", apply("Minus", apply("SqDist", x, y))) * y
+    along = jvp(formula, [x], [t])
+    assert along.dim == 3
+    assert all(getattr(node, "params", (0,))[0] != SYMBOLIC for node in topological([along]) if node.op is None)
