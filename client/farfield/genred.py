@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from farfield_kernels.operation import DTYPES, Reduce, Spec, check_arguments, read
+import numpy as np
 
-from .errors import DtypeError
+from farfield_kernels.arguments import Sizes, check_arguments
+from farfield_kernels.operation import STORED, Reduce, Spec, read
+from farfield_kernels.ranges import check_ranges
+
+from .errors import ArgumentError, DtypeError
 from .session import Session, default_session
 from .wire import Array
 
@@ -22,38 +26,65 @@ class Routine:
     Args:
         formula: such as `Exp(-g*SqDist(x,y))*b`.
         aliases: one declaration per argument: `x = Vi(3)` for rows of i, `Vj` for rows of j, `Pm` for parameters.
-        reduction_op: `Sum`, `LogSumExp`, `Max`, `Min`, `ArgMax`, `ArgMin`, `Max_ArgMax` or `Min_ArgMin`.
-        axis: the axis summed away: 1 reduces over j and gives one row per i, 0 reduces over i.
+        reduction_op: such as `Sum`, `LogSumExp`, `Max` or `KMin`; None if the formula names it itself.
+        axis: the axis summed away: 1 reduces over j and gives one row per i, 0 reduces over i, None over both.
         dtype: if given, the only element type that calls accept.
+        opt_arg: how many terms KMin and KMax select.
+        formula2: the weights of SumSoftMaxWeight and other weighted reductions.
+        dtype_acc: `float64` sums float32 as exactly as if in double.
+        use_double_acc: the same as `dtype_acc="float64"`.
+        sum_scheme: `kahan_scheme` carries rounding errors along; all others are sums of blocks in double.
+        nan_policy: whether NaN wins every selection (`propagate`, as in NumPy) or none (`ignore`).
         session: where to compute; default: the session of the last `farfield.connect`.
 
     Raises:
-        FormulaError: with the place in the text. ArgumentError: axis or dtype.
+        FormulaError: with the place in the text. ArgumentError: any other word. DtypeError: dtype.
     """
 
     def __init__(
         self,
         formula: str,
         aliases: Sequence[str],
-        reduction_op: str = "Sum",
-        axis: int = 0,
+        reduction_op: str | None = "Sum",
+        axis: int | None = 0,
         dtype: str | None = None,
+        opt_arg: int | None = None,
+        formula2: str | None = None,
         *,
+        dtype_acc: str = "auto",
+        use_double_acc: bool = False,
+        sum_scheme: str = "auto",
+        nan_policy: str = "propagate",
         session: Session | None = None,
     ) -> None:
-        if dtype is not None and dtype not in DTYPES:
-            raise DtypeError(f"dtype is '{dtype}', the types are {', '.join(DTYPES)}", field="dtype")
-        self.spec = Spec(formula, aliases, reduction_op, axis)  # type: ignore[arg-type]  # made a tuple there
+        if dtype is not None and dtype not in STORED:
+            raise DtypeError(f"dtype is '{dtype}', the types are {', '.join(STORED)}", field="dtype")
+        self.spec = Spec(
+            formula,
+            aliases,  # type: ignore[arg-type]  # made a tuple there
+            reduction_op,
+            axis,
+            formula2=formula2,
+            opt_arg=opt_arg,
+            nan_policy=nan_policy,
+            sum_scheme=sum_scheme,
+            dtype_acc="float64" if use_double_acc else dtype_acc,
+        )
         operation = read(self.spec)
         assert isinstance(operation, Reduce)
         self.operation = operation
         self.dtype = dtype
         self._session = session
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
         """Pickled by its words; the session is not carried along: the reader's default one computes."""
-        spec = self.spec
-        return type(self), (spec.formula, spec.variables, spec.reduction, spec.axis, self.dtype)
+        return {"spec": self.spec, "dtype": self.dtype}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.spec, self.dtype, self._session = state["spec"], state["dtype"], None
+        operation = read(self.spec)
+        assert isinstance(operation, Reduce)
+        self.operation = operation
 
     @property
     def session(self) -> Session:
@@ -65,7 +96,7 @@ class Routine:
         """Milliseconds by phase of this thread's last call."""
         return self.session.last_timing
 
-    def check(self, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
+    def check(self, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Sizes:
         """Check the arguments of a call.
 
         Raises:
@@ -74,10 +105,33 @@ class Routine:
         sizes = check_arguments(self.operation, dtypes, shapes)
         if self.dtype is not None and sizes.dtype != self.dtype:
             raise DtypeError(f"this Genred takes {self.dtype}, its arguments are {sizes.dtype}", field="arguments")
+        accumulator = self.spec.dtype_acc
+        if accumulator != "auto" and STORED.index(accumulator) < STORED.index(sizes.dtype):
+            raise DtypeError(
+                f"dtype_acc is {accumulator}, which holds less than the arguments' {sizes.dtype}",
+                field="dtype_acc",
+            )
+        return sizes
 
-    def call(self, spec: Spec, arrays: Sequence[Array]) -> list[Array]:
-        """Compute `spec`, this routine's or a vjp of it."""
-        return self.session.call(spec, arrays)
+    def check_ranges(self, ranges: Sequence[Any] | None, sizes: Sizes) -> tuple[Array, ...] | None:
+        """The six arrays of block-sparse ranges as NumPy arrays of int64, checked; None without ranges.
+
+        Raises:
+            ArgumentError, DtypeError, ShapeError: naming the array.
+        """
+        if ranges is None:
+            return None
+        if not isinstance(ranges, Sequence):
+            raise ArgumentError(
+                f"ranges are a {type(ranges).__name__}, a tuple of arrays is needed", field="ranges"
+            )
+        arrays = [np.asarray(array) for array in ranges]
+        check_ranges(arrays, sizes.M, sizes.N)
+        return tuple(np.ascontiguousarray(array, np.int64) for array in arrays)
+
+    def call(self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None) -> list[Array]:
+        """Compute `spec`, this routine's or a derivative of it."""
+        return self.session.call(spec, arrays, ranges)
 
     def __repr__(self) -> str:
         spec = self.spec

@@ -42,9 +42,9 @@ class Session:
         timing: Timing = getattr(self._timings, "last", {})
         return timing
 
-    def call(self, spec: Spec, arrays: Sequence[Array]) -> list[Array]:
-        """Compute one call on NumPy arrays; see `farfield_kernels.operation.Spec`."""
-        results, self._timings.last = self.transport.call(spec, arrays)
+    def call(self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None) -> list[Array]:
+        """Compute one call on NumPy arrays; see `farfield_kernels.operation.Spec` and `.ranges`."""
+        results, self._timings.last = self.transport.call(spec, arrays, ranges)
         return results
 
     def close(self) -> None:

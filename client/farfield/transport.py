@@ -34,12 +34,15 @@ class Transport(Protocol):
 
     url: str
 
-    def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
+    def call(
+        self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None
+    ) -> tuple[list[Array], Timing]:
         """Compute one call.
 
         Args:
             spec: what to compute.
             arrays: its arguments, C-contiguous and in native byte order.
+            ranges: block-sparse ranges, six arrays of int64.
 
         Returns:
             The results, and milliseconds by phase.
@@ -56,11 +59,13 @@ class Local:
         self.url = "local:" if device == "auto" else f"local:{device}"
         self.device = device
 
-    def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
+    def call(
+        self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None
+    ) -> tuple[list[Array], Timing]:
         """See `Transport.call`."""
         from farfield_kernels.engine import run
 
-        outcome = run(spec, arrays, device=self.device)
+        outcome = run(spec, arrays, device=self.device, ranges=ranges)
         timing = {name.removesuffix("_ms"): value for name, value in vars(outcome.timing).items()}
         return outcome.arrays, timing
 
@@ -106,7 +111,9 @@ class Http:
         self.idle: list[http.client.HTTPConnection] = []
         self.process = os.getpid()
 
-    def call(self, spec: Spec, arrays: Sequence[Array]) -> tuple[list[Array], Timing]:
+    def call(
+        self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None
+    ) -> tuple[list[Array], Timing]:
         """See `Transport.call`.
 
         Raises:
@@ -119,8 +126,10 @@ class Http:
             "reduction": spec.reduction,
             "axis": spec.axis,
             "wrt": spec.wrt,
-        }
-        pieces = wire.encode_call(words, arrays)
+        } | spec.changed()
+        if ranges is not None:
+            words["ranges"] = True
+        pieces = wire.encode_call(words, [*arrays, *(ranges or ())])
         route = "/v1/vjp" if spec.wrt else "/v1/reduce"
         body, timing = self._exchange(route, pieces)
         return wire.decode_results(body), timing

@@ -9,7 +9,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from farfield_kernels.operation import DTYPES, INDEX_DTYPE
+from farfield_kernels.arguments import numpy_dtype
+from farfield_kernels.operation import INDEX_DTYPE, STORED
 
 from .errors import ProtocolError
 
@@ -25,7 +26,7 @@ def encode_call(words: dict[str, Any], arrays: Sequence[Array]) -> list[memoryvi
     """The pieces of a request, to be sent one after the other; array data are views, not copies.
 
     Args:
-        words: formula, variables, reduction, axis, wrt.
+        words: the fields of the `Spec`, and `ranges` if the last six arrays are block-sparse ranges.
         arrays: C-contiguous, little-endian.
     """
     tensors = [{"dtype": array.dtype.name, "shape": array.shape} for array in arrays]
@@ -57,9 +58,9 @@ def decode_results(body: memoryview) -> list[Array]:
         arrays = []
         for result in results:
             start = end + -end % ALIGNMENT
-            if result["dtype"] not in (*DTYPES, INDEX_DTYPE):  # any other would let bytes become pointers
+            if result["dtype"] not in (*STORED, INDEX_DTYPE):  # any other would let bytes become pointers
                 raise ValueError(f"its element type is {result['dtype']!r}")
-            array = np.ndarray(tuple(result["shape"]), result["dtype"], buffer=body, offset=start)
+            array = np.ndarray(tuple(result["shape"]), numpy_dtype(result["dtype"]), buffer=body, offset=start)
             end = start + array.nbytes
             arrays.append(array)
         if end != len(body):

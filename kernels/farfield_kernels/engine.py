@@ -4,23 +4,26 @@ launch. `run` is the whole of it; explain.py shows every stage as text."""
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from .arguments import Sizes, check_arguments, numpy_dtype, result_shapes
 from .build import cuda_device_count, import_cupy
 from .emit import emit
 from .errors import ArgumentError, DeviceError, DtypeError, FormulaError, RuleError, ShapeError
-from .expr import Array, Axis, Const
-from .launch import CpuKernel, CudaKernel
+from .expr import INDEX_SHIFT, Array, Axis, Const
+from .launch import CpuKernel, CudaKernel, Extent
 from .lower import Output, Program, lower
-from .operation import Operation, Sizes, Slot, Spec, check_arguments, read
-from .reference import bind_index
+from .operation import Operation, Slot, Spec, Vjp, read
+from .ranges import Ranges, check_ranges
+from .reductions import COMPENSATED_SUM, SUM
 from .rewrite import rewrite
-from .schedule import Device, Schedule, plan
+from .schedule import Device, Schedule, block_rows, plan
 from .terms import Term, expand
 
 
@@ -84,7 +87,7 @@ def plan_call(spec: Spec, dtype: str, device: Device) -> Plan:
     """The kernels of a call, as source. Cached."""
     operation = read(spec)
     try:
-        terms = [Term(rewrite(term.formula), term.reduction, term.keep) for term in expand(operation)]
+        terms = [simplified(term) for term in expand(operation)]
     except RuleError as reason:
         raise FormulaError(
             f"its derivative cannot be written: {reason}", text=spec.formula, field="formula"
@@ -93,7 +96,7 @@ def plan_call(spec: Spec, dtype: str, device: Device) -> Plan:
     for term in terms:
         first_result.append(place)
         place += len(term.reduction.results)
-    constant_zero = {n for n, term in enumerate(terms) if term.reduction.name == "Sum" and _is_zero(term)}
+    constant_zero = {n for n, term in enumerate(terms) if _is_zero(term)}
     stages = []
     for row_axis in ("i", "j"):
         members = [n for n, axis in _row_axes(terms).items() if axis == row_axis and n not in constant_zero]
@@ -105,7 +108,15 @@ def plan_call(spec: Spec, dtype: str, device: Device) -> Plan:
     return Plan(operation, tuple(stages), tuple(first_result[n] for n in sorted(constant_zero)))
 
 
+def simplified(term: Term) -> Term:
+    """The term with its formulas rewritten."""
+    weights = None if term.weights is None else rewrite(term.weights)
+    return replace(term, formula=rewrite(term.formula), weights=weights)
+
+
 def _is_zero(term: Term) -> bool:
+    if term.reduction not in (SUM, COMPENSATED_SUM):
+        return False
     formula = term.formula
     while formula.op is not None and formula.op.name == "SumT":
         formula = formula.operands[0]
@@ -128,16 +139,22 @@ def _kernels(spec: Spec, dtype: str, device: Device) -> tuple[CpuKernel | CudaKe
 
 
 def run(
-    spec: Spec, arrays: Sequence[Array], *, device: str = "auto", out: Sequence[Array] | None = None
+    spec: Spec,
+    arrays: Sequence[Array],
+    *,
+    device: str = "auto",
+    out: Sequence[Array] | None = None,
+    ranges: Sequence[Array] | None = None,
 ) -> Outcome:
     """Compute the results of one call.
 
     Args:
         spec: what to compute.
-        arrays: the arguments: (M, d) for axis i, (N, d) for axis j, (d,) for parameters, all float32 or all
-            float64, any strides; int64 for saved indices.
+        arrays: the arguments: (M, d) for axis i, (N, d) for axis j, (d,) for parameters, after batch axes that
+            broadcast, all of one float type, any strides; int64 for saved indices.
         device: `auto`, `cpu` or `cuda`.
         out: arrays to write the results to, C-contiguous, of the results' shapes and types.
+        ranges: block-sparse ranges, six arrays (see `ranges.py`), the same for all elements of the batch.
 
     Returns:
         One array per result, and the timing.
@@ -153,30 +170,41 @@ def run(
                 f"argument {place} is a {kind}, a NumPy array is needed", field=f"arguments[{place}]"
             )
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
+    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N)
     chosen = resolve_device(device)
     timing = Timing()
     started = time.perf_counter()
-    kernels = _kernels(spec, sizes.dtype, chosen)
-    call = plan_call(spec, sizes.dtype, chosen)
+    kernels = _kernels(spec, sizes.compute, chosen)
+    call = plan_call(spec, sizes.compute, chosen)
     timing.compile_ms = (time.perf_counter() - started) * 1e3
     results = _results(operation, sizes, out)
+    inputs = [
+        bind(slot, array, sizes.compute, sizes.N) for slot, array in zip(operation.arguments, arrays, strict=True)
+    ]
     execute = _run_cuda if chosen == "cuda" else _run_cpu
-    execute(call, kernels, _bind(operation.arguments, arrays, sizes.dtype), results, sizes, timing)
+    execute(Work(call, kernels, inputs, sizes, pairs), results, timing)
     for place in call.zeros:
         results[place][...] = 0
     return Outcome(results, timing)
 
 
-def _bind(slots: Sequence[Slot], arrays: Sequence[Array], dtype: str) -> list[Array]:
-    """Arguments as kernels read them: contiguous, native byte order, indices as pairs of floats."""
-    return [
-        bind_index(array, dtype) if slot.is_index else np.require(array, dtype, ["C", "A"])
-        for slot, array in zip(slots, arrays, strict=True)
-    ]
+def bind(slot: Slot, array: Array, dtype: str, N: int) -> Array:
+    """An argument as kernels read it: contiguous, in their type and byte order; of an index, its halves.
+
+    A pair's number i * N + j becomes the halves of i, then those of j.
+    """
+    if not slot.index:
+        return np.require(array, dtype, ["C", "A"])
+    flat = array.reshape(*array.shape[: array.ndim - len(slot.tail)], slot.dim)
+    numbers = [flat] if slot.index == "index" else list(np.divmod(flat, max(1, N)))
+    low_mask = (1 << INDEX_SHIFT) - 1
+    halves = [half for number in numbers for half in (number >> INDEX_SHIFT, number & low_mask)]
+    return np.ascontiguousarray(np.concatenate(halves, axis=-1), dtype)
 
 
 def _results(operation: Operation, sizes: Sizes, out: Sequence[Array] | None) -> list[Array]:
-    wanted = [(slot.shape(sizes.M, sizes.N), slot.dtype(sizes.dtype)) for slot in operation.results]
+    dtypes = [numpy_dtype(slot.dtype(sizes.dtype)) for slot in operation.results]
+    wanted = list(zip(result_shapes(operation, sizes), dtypes, strict=True))
     if out is None:
         return [np.empty(shape, dtype) for shape, dtype in wanted]
     if len(out) != len(wanted):
@@ -192,64 +220,113 @@ def _results(operation: Operation, sizes: Sizes, out: Sequence[Array] | None) ->
     return list(out)
 
 
-def _lengths(program: Program, sizes: Sizes) -> tuple[int, int]:
-    return (sizes.N, sizes.M) if program.row_axis == "j" else (sizes.M, sizes.N)
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Everything that the launches of one call read."""
+
+    call: Plan
+    kernels: Sequence[CpuKernel | CudaKernel]
+    inputs: list[Array]
+    sizes: Sizes
+    pairs: Ranges | None
+
+    @property
+    def batches(self) -> int:
+        """Elements of the batch."""
+        return math.prod(self.sizes.batch)
+
+    def extent(self, stage: Stage) -> Extent:
+        """How far the launch of one kernel goes."""
+        sizes, row_axis = self.sizes, stage.program.row_axis
+        rows, cols = (sizes.N, sizes.M) if row_axis == "j" else (sizes.M, sizes.N)
+        blocks = ranges = None
+        terms = rows * cols
+        if self.pairs is not None:
+            side = self.pairs.of(row_axis)
+            blocks, ranges, terms = side.blocks(rows, block_rows(stage.schedule)), side.columns, side.pairs
+        return Extent(rows, cols, self.batches, self._offsets(stage.program), blocks, ranges, terms)
+
+    def _offsets(self, program: Program) -> Array | None:
+        """Where in each argument the data of each element of the batch begin."""
+        if not self.sizes.batch:
+            return None
+        offsets = np.zeros((self.batches, len(program.widths)), np.int64)
+        for rank, (position, _) in enumerate(program.widths):
+            own = self.sizes.batches[position]
+            count = math.prod(own)
+            size = self.inputs[position].size // count if count else 0
+            begins = (np.arange(count, dtype=np.int64) * size).reshape(own)
+            offsets[:, rank] = np.broadcast_to(begins, self.sizes.batch).ravel()
+        return offsets
+
+    def shape(self, stage: Stage, output: Output) -> tuple[int, ...]:
+        """Shape of what a kernel writes."""
+        if stage.program.over_rows:
+            return (self.batches, output.width)
+        return (self.batches, self.sizes.N if stage.program.row_axis == "j" else self.sizes.M, output.width)
+
+    def dtype(self, output: Output) -> str:
+        """Element type of what a kernel writes."""
+        return "int64" if output.is_index else "float64" if output.is_sum else self.sizes.compute
+
+    def own_batch(self, place: int) -> tuple[int, ...]:
+        """Batch axes of a result: a gradient has those of its argument."""
+        operation = self.call.operation
+        return self.sizes.batches[operation.wrt[place]] if isinstance(operation, Vjp) else self.sizes.batch
+
+    def is_direct(self, output: Output, place: int, result: Array) -> bool:
+        """Whether a kernel can write into a result as it is."""
+        return (
+            not output.is_sum and result.dtype == self.dtype(output) and self.own_batch(place) == self.sizes.batch
+        )
+
+    def settle(self, written: Array, place: int, result: Array) -> None:
+        """Copy what a kernel wrote into a result, summed over the batch axes that its argument does not have."""
+        own, batch = self.own_batch(place), self.sizes.batch
+        full = written.reshape(*batch, *written.shape[1:])
+        ahead = len(batch) - len(own)
+        repeated = (ahead + k for k, length in enumerate(own) if length == 1 != batch[ahead + k])
+        axes = (*range(ahead), *repeated)
+        if axes:
+            full = full.sum(axes, dtype=np.float64)
+        result[...] = full.reshape(result.shape)
 
 
-def _run_cpu(
-    call: Plan,
-    kernels: Sequence[Any],
-    inputs: list[Array],
-    results: list[Array],
-    sizes: Sizes,
-    timing: Timing,
-) -> None:
+def _run_cpu(work: Work, results: list[Array], timing: Timing) -> None:
     started = time.perf_counter()
-    for stage, kernel in zip(call.stages, kernels, strict=True):
-        rows, cols = _lengths(stage.program, sizes)
+    for stage, kernel in zip(work.call.stages, work.kernels, strict=True):
+        places = list(zip(stage.program.outputs, stage.results, strict=True))
         outputs = [
-            np.empty((rows, output.count)) if output.is_sum else results[place]
-            for output, place in zip(stage.program.outputs, stage.results, strict=True)
+            results[place]
+            if work.is_direct(output, place, results[place])
+            else np.empty(work.shape(stage, output), work.dtype(output))
+            for output, place in places
         ]
-        kernel(inputs, outputs, rows, cols)
-        for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
-            if output.is_sum:
-                results[place][...] = written.sum(0)
+        kernel(work.inputs, outputs, work.extent(stage))
+        for (output, place), written in zip(places, outputs, strict=True):
+            if written is not results[place]:
+                work.settle(written.sum(1) if output.is_sum else written, place, results[place])
     timing.kernel_ms = (time.perf_counter() - started) * 1e3
 
 
-def _run_cuda(
-    call: Plan,
-    kernels: Sequence[Any],
-    inputs: list[Array],
-    results: list[Array],
-    sizes: Sizes,
-    timing: Timing,
-) -> None:
+def _run_cuda(work: Work, results: list[Array], timing: Timing) -> None:
     cupy = import_cupy()
     stream = cupy.cuda.get_current_stream()
     started = time.perf_counter()
-    on_device = [cupy.asarray(array) for array in inputs]
+    on_device = [cupy.asarray(array) for array in work.inputs]
     stream.synchronize()
     copied = time.perf_counter()
     computed: dict[int, Any] = {}
-    for stage, kernel in zip(call.stages, kernels, strict=True):
-        rows, cols = _lengths(stage.program, sizes)
-        outputs = [
-            cupy.empty((rows, output.count), _device_dtype(output, sizes)) for output in stage.program.outputs
-        ]
-        kernel(on_device, outputs, rows, cols)
+    for stage, kernel in zip(work.call.stages, work.kernels, strict=True):
+        outputs = [cupy.empty(work.shape(stage, output), work.dtype(output)) for output in stage.program.outputs]
+        kernel(on_device, outputs, work.extent(stage))
         for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
-            computed[place] = written.sum(0) if output.is_sum else written
+            computed[place] = written.sum(1) if output.is_sum else written
     stream.synchronize()
     finished = time.perf_counter()
     for place, written in computed.items():
-        results[place][...] = cupy.asnumpy(written)
+        work.settle(cupy.asnumpy(written), place, results[place])
     ended = time.perf_counter()
     timing.h2d_ms = (copied - started) * 1e3
     timing.kernel_ms = (finished - copied) * 1e3
     timing.d2h_ms = (ended - finished) * 1e3
-
-
-def _device_dtype(output: Output, sizes: Sizes) -> str:
-    return "int64" if output.is_index else "float64" if output.is_sum else sizes.dtype

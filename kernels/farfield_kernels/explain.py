@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .engine import plan_call
+from .engine import plan_call, simplified
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
 from .operation import Spec, read
 from .parse import parse_variables
-from .rewrite import rewrite
 from .schedule import Device
 from .terms import Term, expand
 
@@ -27,10 +26,11 @@ def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_
     names |= {taken + k: f"e{k}" for k in range(len(operation.arguments) - taken)}
     lines = ["Arguments"]
     for place, slot in enumerate(operation.arguments):
-        rows = {"i": "(M, {})", "j": "(N, {})", "p": "({},)"}[slot.axis].format(slot.dim)
+        tail = ", ".join(map(str, slot.tail))
+        rows = {"i": f"(M, {tail})", "j": f"(N, {tail})", "p": f"({tail},)"}[slot.axis]
         lines.append(f"  {place}  {names[place]:<8} {rows} {slot.dtype(dtype)}")
     for term in expand(operation):
-        lines += ["", *_graph(Term(rewrite(term.formula), term.reduction, term.keep), names)]
+        lines += ["", *_graph(simplified(term), names)]
     call = plan_call(spec, dtype, device)
     for number, stage in enumerate(call.stages):
         lines += ["", f"Kernel {number + 1} of {len(call.stages)}, computes result {_listed(stage.results)}"]

@@ -14,6 +14,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .build import build_cpp, build_cuda, import_cupy
 from .errors import DeviceError
 from .expr import Array
 from .lower import Program
-from .schedule import Schedule, split
+from .schedule import Schedule, block_rows, split
 
 # Pairs times scalar operations below which one thread is faster than waking another (about 50 us).
 SMALLEST_SHARED_WORK = 1_000_000
@@ -102,6 +103,29 @@ def _elsewhere(work: Callable[[], int], core: int) -> int:
             os.sched_setaffinity(0, allowed)
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How far one launch goes.
+
+    Args:
+        rows: length of the kept axis.
+        cols: length of the reduced axis.
+        batches: elements of the batch.
+        offsets: (batches, arguments read) int64: where the data of each begin, in elements; None if all at 0.
+        blocks: (blocks, 4) int64: first row, end of rows, first range, end of ranges; None for all pairs.
+        ranges: (ranges, 2) int64: first column, end of columns.
+        terms: pairs of one batch element.
+    """
+
+    rows: int
+    cols: int
+    batches: int = 1
+    offsets: Array | None = None
+    blocks: Array | None = None
+    ranges: Array | None = None
+    terms: int = 0
+
+
 class CpuKernel:
     """One compiled C++ kernel."""
 
@@ -109,31 +133,45 @@ class CpuKernel:
         library = build_cpp(source)
         self.program, self.schedule = program, schedule
         self.reduce, self.merge = library.farfield_reduce, library.farfield_merge
-        self.fields = len(program.reduction.state) * len(program.components)
+        self.state = program.state_size * len(program.components)
         self.operations = 1 + len(program.at("pair"))
 
-    def __call__(self, inputs: Sequence[Array | None], outputs: Sequence[Array], rows: int, cols: int) -> None:
+    def __call__(self, inputs: Sequence[Array | None], outputs: Sequence[Array], extent: Extent) -> None:
         """Run it.
 
         Args:
             inputs: the arguments by position, C-contiguous, in the kernel's type; None where unused.
             outputs: one array per `Program.outputs`, C-contiguous; written in place.
-            rows: length of the kept axis.
-            cols: length of the reduced axis.
+            extent: sizes, batch and ranges.
         """
-        if rows == 0:
+        rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
+        if batches == 0 or (rows == 0 and not over_rows):
             return
-        threads = thread_count() if rows * cols * self.operations > SMALLEST_SHARED_WORK else 1
-        splits = split(self.schedule, rows, cols, threads) if threads > 1 else 1
-        partial = np.empty(splits * self.fields * rows if splits > 1 else 0)
-        pointers = (ctypes.c_void_p * len(inputs))(*(None if a is None else a.ctypes.data for a in inputs))
-        results = (ctypes.c_void_p * len(outputs))(*(a.ctypes.data for a in outputs))
+        threads = thread_count() if extent.terms * batches * self.operations > SMALLEST_SHARED_WORK else 1
+        is_split = threads > 1 and extent.blocks is None
+        splits = split(self.schedule, rows, cols, batches, threads) if is_split else 1
+        row_blocks = -(-rows // block_rows(self.schedule)) if extent.blocks is None else len(extent.blocks)
+        is_merged = splits > 1 or over_rows
+        partial = np.empty(batches * splits * self.state * rows if is_merged else 0)
+        pointers = (ctypes.c_void_p * len(inputs))(*map(_address, inputs))
+        results = (ctypes.c_void_p * len(outputs))(*map(_address, outputs))
         ticket = ctypes.c_longlong(0)
-        sizes = (ctypes.c_longlong(rows), ctypes.c_longlong(cols), ctypes.c_longlong(splits))
-        at_partial = ctypes.c_void_p(partial.ctypes.data)
+        sizes = [ctypes.c_longlong(size) for size in (rows, cols, splits, batches)]
+        tables = [ctypes.c_void_p(_address(table)) for table in (extent.blocks, extent.ranges, extent.offsets)]
+        at_partial = ctypes.c_void_p(_address(partial))
 
         def work() -> int:
-            return int(self.reduce(*sizes, pointers, results, at_partial, ctypes.byref(ticket)))
+            return int(
+                self.reduce(
+                    *sizes,
+                    ctypes.c_longlong(row_blocks),
+                    *tables,
+                    pointers,
+                    results,
+                    at_partial,
+                    ctypes.byref(ticket),
+                )
+            )
 
         others = [_threads().submit(_elsewhere, work, _current_core()) for _ in range(threads - 1)]
         try:
@@ -147,8 +185,12 @@ class CpuKernel:
         failed += sum(other.result() for other in running)
         if failed:
             raise MemoryError("the kernel could not allocate its tiles")
-        if splits > 1:
-            self.merge(*sizes, results, at_partial)
+        if is_merged:
+            self.merge(*sizes, ctypes.c_longlong(extent.terms if over_rows else cols), results, at_partial)
+
+
+def _address(array: Array | None) -> int | None:
+    return None if array is None else int(array.ctypes.data)
 
 
 class CudaKernel:
@@ -159,20 +201,32 @@ class CudaKernel:
         self.program, self.schedule = program, schedule
         self.reduce = module.get_function("farfield_reduce")
         self.merge = module.get_function("farfield_merge")
-        self.fields = len(program.reduction.state) * len(program.components)
+        self.state = program.state_size * len(program.components)
 
-    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any], rows: int, cols: int) -> None:
-        """As `CpuKernel`, on CuPy arrays and the current stream."""
-        if rows == 0:
+    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any], extent: Extent) -> None:
+        """As `CpuKernel`, on CuPy arrays and the current stream; the tables of `extent` are NumPy arrays."""
+        rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
+        if batches == 0 or (rows == 0 and not over_rows):
             return
         cupy = import_cupy()
         multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
-        splits = split(self.schedule, rows, cols, multiprocessors)
-        partial = cupy.empty(splits * self.fields * rows if splits > 1 else 1, dtype="float64")
+        splits = 1
+        if extent.blocks is None:
+            splits = split(self.schedule, rows, cols, batches, multiprocessors)
+        row_blocks = -(-rows // block_rows(self.schedule)) if extent.blocks is None else len(extent.blocks)
+        is_merged = splits > 1 or over_rows
+        partial = cupy.empty(batches * splits * self.state * rows if is_merged else 1, dtype="float64")
         read = [inputs[position] for position, _ in self.program.widths]
-        sizes = (np.int64(rows), np.int64(cols), np.int64(splits))
-        block = self.schedule.block
-        blocks = -(-rows // (block * self.schedule.rows))
-        self.reduce((blocks, splits), (block,), (*sizes, *read, *outputs, partial))
-        if splits > 1:
-            self.merge((-(-rows // block),), (block,), (*sizes, *outputs, partial))
+        sizes = [np.int64(size) for size in (rows, cols, splits)]
+        null = np.uintp(0)
+        tables = [
+            null if table is None else cupy.asarray(table)
+            for table in (extent.blocks, extent.ranges, extent.offsets)
+        ]
+        block, units = self.schedule.block, batches * row_blocks * splits
+        if units:
+            self.reduce((units,), (block,), (*sizes, np.int64(row_blocks), *tables, *read, *outputs, partial))
+        if is_merged:
+            blocks = batches if over_rows else -(-batches * rows // block)
+            ends = (np.int64(batches), np.int64(extent.terms if over_rows else cols))
+            self.merge((blocks,), (block,), (*sizes, *ends, *outputs, partial))

@@ -13,7 +13,7 @@ from typing import Literal
 
 from .errors import LimitError
 from .expr import Axis, Const, Expr, Index, Var, topological
-from .reductions import Reduction
+from .reductions import COMPENSATED_SUM, SUM, Field, Reduction, Result
 from .terms import Term
 
 Level = Literal["constant", "p", "row", "col", "pair"]
@@ -49,30 +49,43 @@ class Value:
 
 @dataclass(frozen=True)
 class Output:
-    """One array that a kernel writes: `count` components from `first` on, of one result of the reduction.
+    """One array that a kernel writes, of `width` numbers per row: result `result` of the components `first` to
+    `first + count - 1`.
 
     A parameter's gradient (`is_sum`) is written per row in double and summed over rows afterwards.
     """
 
     first: int
     count: int
-    result: int
-    is_index: bool = False
+    result: Result
+    width: int
     is_sum: bool = False
+
+    @property
+    def is_index(self) -> bool:
+        """Written as int64."""
+        return self.result.is_index
 
 
 @dataclass(frozen=True)
 class Program:
     """One kernel: the reduction of `components`, which are values, over the columns.
 
-    `widths` holds the dim of every argument that is read, by position.
+    Args:
+        weights: the values of a weighted reduction's second formula.
+        K: how many terms are selected.
+        over_rows: the rows are reduced too, by merging their states.
+        widths: the dim of every argument that is read, by position.
     """
 
     values: tuple[Value, ...]
     components: tuple[int, ...]
+    weights: tuple[int, ...]
+    K: int
     reduction: Reduction
     outputs: tuple[Output, ...]
     row_axis: Axis
+    over_rows: bool
     widths: tuple[tuple[int, int], ...]
 
     def at(self, level: Level) -> list[int]:
@@ -83,40 +96,66 @@ class Program:
         """The values of level `row` or `col` that the pair level reads: they live in registers or in a tile."""
         used = {arg for number in self.at("pair") for arg in self.values[number].args}
         used.update(self.components)
+        used.update(self.weights)
         return [number for number in self.at(level) if number in used]
+
+    def entries(self, field: Field) -> int:
+        """How many numbers a field of the state of one component has."""
+        return {"": 1, "K": self.K, "W": len(self.weights)}[field.each]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the state of one component."""
+        return sum(self.entries(field) for field in self.reduction.state)
 
 
 def lower(terms: Sequence[Term], row_axis: Axis) -> Program:
     """Lower terms with one reduction and one kept axis (or none) to one program.
 
+    Several terms are all plain sums; they may keep none or `row_axis`, and those that keep none are then outputs
+    that the caller sums over rows.
+
     Raises:
         LimitError: more than `MAX_VALUES` scalar operations.
     """
     builder = _Builder(row_axis)
-    scalars = builder.lower([term.formula for term in terms])
-    reduction = terms[0].reduction
+    first = terms[0]
+    scalars = builder.lower([*(term.formula for term in terms), *([first.weights] if first.weights else [])])
+    reduction = first.reduction
+    weights = scalars.pop() if first.weights else []
+    over_rows = first.keep == "p" and reduction not in (SUM, COMPENSATED_SUM)
     components: list[int] = []
     outputs = []
     for term, term_values in zip(terms, scalars, strict=True):
         assert term.reduction is reduction
         outputs += [
-            Output(len(components), len(term_values), place, result.is_index, is_sum=term.keep == "p")
-            for place, result in enumerate(reduction.results)
+            Output(
+                len(components),
+                len(term_values),
+                result,
+                result.width(len(term_values), term.K, len(weights)),
+                is_sum=term.keep == "p" and not over_rows,
+            )
+            for result in reduction.results
         ]
         components += term_values
-    if len(components) > MAX_VALUES:
+    if len(components) * first.K + len(weights) > MAX_VALUES:
         raise LimitError(
-            f"a kernel has at most {MAX_VALUES} components, this one {len(components)}",
+            f"the state of a kernel has at most {MAX_VALUES} numbers per row, this one more: "
+            f"{len(components)} components, {len(weights)} weights, K = {first.K}",
             field="formula",
             limit=MAX_VALUES,
         )
-    values, numbers = builder.compact(components)
+    values, numbers = builder.compact([*components, *weights])
     return Program(
         values=values,
         components=tuple(numbers[component] for component in components),
+        weights=tuple(numbers[weight] for weight in weights),
+        K=first.K,
         reduction=reduction,
         outputs=tuple(outputs),
         row_axis=row_axis,
+        over_rows=over_rows,
         widths=tuple(sorted(builder.widths.items())),
     )
 

@@ -4,27 +4,34 @@ A `Spec` is the words of a request, hashable and small: formula, variables, redu
 argument numbers per order of derivative. `read` turns it into an `Operation`, either a `Reduce` or the `Vjp` of
 an operation. The vjp of an operation takes the operation's arguments, then the saved results its gradient needs,
 then one cotangent per differentiable result; it returns one gradient per argument asked for. As that is an
-operation again, every order of derivative comes from the same three rules.
+operation again, every order of derivative comes from the same three rules; and as it is linear in the cotangent,
+the vjp of a vjp with respect to that is the Jacobian-vector product (`Spec.jvp`).
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from .errors import ArgumentError, DtypeError, FormulaError, NotYetAvailable, ShapeError
+from .errors import ArgumentError, FormulaError
 from .expr import Axis, Expr
-from .parse import parse_formula, parse_reduction, parse_variables
-from .reductions import Reduction
+from .parse import parse_call
+from .reductions import Reduction, Result
 
-DTYPES = ("float32", "float64")
+STORED = ("float16", "bfloat16", "float32", "float64")  # element types of arrays
+DTYPES = ("float32", "float64")  # types that kernels compute in
 INDEX_DTYPE = "int64"
 MAX_ORDER = 4  # derivatives of derivatives in one request
+MAX_COUNT = 1000  # terms that KMin and KMax select
+
+NAN_POLICIES = ("propagate", "ignore")
+SUM_SCHEMES = ("auto", "block_sum", "direct_sum", "kahan_scheme")
+ACCUMULATORS = ("auto", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,34 @@ class Spec:
     Args:
         formula: such as `Square(p-a)*Exp(x+y)`.
         variables: one declaration per argument, such as `x = Vi(3)`.
-        reduction: such as `Sum`.
-        axis: the axis summed away: 1 reduces over j and keeps i, 0 reduces over i and keeps j.
+        reduction: such as `Sum`; None if the formula names it itself, as in `Sum_Reduction(x+y, 0)`.
+        axis: the axis summed away: 1 reduces over j and keeps i, 0 reduces over i and keeps j, None reduces over
+            both.
         wrt: per order of derivative, the argument numbers whose gradients are asked for.
+        formula2: the weights of a weighted reduction.
+        opt_arg: how many terms KMin and KMax select.
+        nan_policy: whether NaN wins every selection (`propagate`, as in NumPy) or none (`ignore`).
+        sum_scheme: `kahan_scheme` carries rounding errors along; all others are sums of blocks in double.
+        dtype_acc: `float64` asks for sums of float32 that are as exact as if made in double.
+        saving: return all results that the gradient needs, after those of the reduction itself.
     """
 
     formula: str
     variables: tuple[str, ...]
-    reduction: str = "Sum"
-    axis: int = 1
+    reduction: str | None = "Sum"
+    axis: int | None = 1
     wrt: tuple[tuple[int, ...], ...] = ()
+    formula2: str | None = None
+    opt_arg: int | None = None
+    nan_policy: str = "propagate"
+    sum_scheme: str = "auto"
+    dtype_acc: str = "auto"
+    saving: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("formula", "reduction"):
-            if not isinstance(value := getattr(self, field), str):
+        for field in ("formula", "reduction", "formula2"):
+            value = getattr(self, field)
+            if not isinstance(value, str) and (value is not None or field == "formula"):
                 raise FormulaError(f"{field} is a {type(value).__name__}, a string is needed", field=field)
         variables = self.variables
         if isinstance(variables, str) or not isinstance(variables, Iterable):
@@ -56,18 +77,51 @@ class Spec:
         for place, text in enumerate(self.variables):
             if not isinstance(text, str):
                 raise FormulaError(f"a declaration is a {type(text).__name__}", field=f"variables[{place}]")
-        object.__setattr__(self, "axis", _integer(self.axis, "axis"))
+        for field in ("axis", "opt_arg"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, _integer(getattr(self, field), field))
+        allowed = {"nan_policy": NAN_POLICIES, "sum_scheme": SUM_SCHEMES, "dtype_acc": ACCUMULATORS}
+        for field, words in allowed.items():
+            if getattr(self, field) not in words:
+                raise ArgumentError(
+                    f"{field} is {getattr(self, field)!r}, it is one of {', '.join(words)}", field=field
+                )
         orders = tuple(_integers(order) for order in self.wrt)
         object.__setattr__(self, "wrt", orders)
 
     def vjp(self, wrt: Iterable[int]) -> Spec:
         """The spec of the vector-Jacobian product of this call with respect to the arguments `wrt`.
 
-        If the reduction's gradient needs a result that it does not return (the place of a maximum), this is the
-        vjp of the reduction that does return it: call that one forward.
+        It takes this call's arguments, the results that `read(spec).of.saved` numbers, and one cotangent per
+        differentiable result. Where the gradient needs a result that the call does not return (the place of a
+        maximum), those are the results of `forward()`.
         """
-        saving = parse_reduction(self.reduction).saving or self.reduction
-        return replace(self, reduction=saving, wrt=(*self.wrt, _integers(wrt)))
+        return replace(self, wrt=(*self.wrt, _integers(wrt)))
+
+    def jvp(self, wrt: Iterable[int]) -> Spec:
+        """The spec of the Jacobian-vector product: `vjp` with respect to the cotangents of `vjp`.
+
+        It takes what `vjp(wrt)` takes (the cotangents count for nothing), then one tangent per entry of `wrt`; it
+        returns one tangent per differentiable result.
+        """
+        first = self.vjp(wrt)
+        operation = read(first)
+        assert isinstance(operation, Vjp)
+        total = len(operation.arguments)
+        return first.vjp(range(total - operation.cotangents, total))
+
+    def forward(self) -> Spec:
+        """The spec of the call itself, with all results that its gradient needs."""
+        return replace(self, wrt=(), saving=True)
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as the wire carries them."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            field.name: found[field.name]
+            for field in fields(self)
+            if field.name in ("formula", "variables") or found[field.name] != field.default
+        }
 
 
 def _integer(value: object, what: str) -> int:
@@ -85,16 +139,37 @@ def _integers(values: object) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Slot:
-    """One array of a call: `dim` components per row of `axis` (`p`: one row), floats or int64 indices."""
+    """One array of a call: rows of `axis` (`p`: one row), each of shape `tail`, floats or int64.
+
+    Args:
+        index: `index` for row or column numbers and counts, `pair` for numbers of pairs (i, j), which are
+            i * N + j; empty for floats.
+    """
 
     name: str
     axis: Axis
-    dim: int
-    is_index: bool = False
+    tail: tuple[int, ...]
+    index: Literal["", "index", "pair"] = ""
 
-    def shape(self, M: int, N: int) -> tuple[int, ...]:
-        """Shape of the array: (M, dim), (N, dim) or (dim,)."""
-        return (self.dim,) if self.axis == "p" else (M if self.axis == "i" else N, self.dim)
+    @property
+    def dim(self) -> int:
+        """Components per row."""
+        return int(np.prod(self.tail, dtype=int))
+
+    @property
+    def is_index(self) -> bool:
+        """Integers, without derivative."""
+        return bool(self.index)
+
+    @property
+    def width(self) -> int:
+        """Floats per row as kernels read it: an index is its high and its low half, for one axis or for two."""
+        return self.dim * {"": 1, "index": 2, "pair": 4}[self.index]
+
+    def shape(self, M: int, N: int, batch: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Shape of the array: batch, then M, N or nothing, then `tail`."""
+        rows = () if self.axis == "p" else (M if self.axis == "i" else N,)
+        return (*batch, *rows, *self.tail)
 
     def dtype(self, dtype: str) -> str:
         """Element type of the array in a call whose floats are `dtype`."""
@@ -103,29 +178,52 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Reduce:
-    """One reduction of one formula."""
+    """One reduction of one formula.
+
+    Args:
+        saving: the same with the results that the gradient needs; what `Vjp.of` refers to.
+    """
 
     formula: Expr
+    weights: Expr | None
     reduction: Reduction
-    over: Literal["i", "j"]
+    over: Literal["i", "j"] | None
+    K: int
     arguments: tuple[Slot, ...]
 
     @property
     def keep(self) -> Axis:
-        """The axis of the results."""
-        return "j" if self.over == "i" else "i"
+        """The axis of the results; `p` if both are reduced."""
+        return "p" if self.over is None else "j" if self.over == "i" else "i"
 
     @property
     def results(self) -> tuple[Slot, ...]:
         """One array per result of the reduction."""
+        W = self.summed_weights.dim if self.summed_weights else 0
         return tuple(
-            Slot("result", self.keep, self.formula.dim, result.is_index) for result in self.reduction.results
+            Slot("result", self.keep, result.tail(self.formula.dim, self.K, W), self._index(result))
+            for result in self.reduction.results
         )
+
+    @property
+    def summed_weights(self) -> Expr | None:
+        """The weights as the reduction sums them."""
+        return self.reduction.prepare(self.weights) if self.reduction.prepare else self.weights
+
+    def _index(self, result: Result) -> Literal["", "index", "pair"]:
+        if not result.is_index:
+            return ""
+        return "pair" if self.over is None and result.kind == "column" else "index"
 
     @property
     def saved(self) -> tuple[int, ...]:
         """Which results the vjp takes besides the arguments."""
-        return () if self.reduction.saves is None else (self.reduction.saves,)
+        return self.reduction.saves
+
+    @property
+    def saving(self) -> Reduce:
+        """This reduction with all results that its gradient needs."""
+        return replace(self, reduction=self.reduction.saving) if self.reduction.saving else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +241,11 @@ class Vjp:
         return self.of.arguments + saved + tuple(slot for slot in results if not slot.is_index)
 
     @property
+    def cotangents(self) -> int:
+        """How many of the arguments, the last ones, are cotangents."""
+        return sum(not slot.is_index for slot in self.of.results)
+
+    @property
     def results(self) -> tuple[Slot, ...]:
         """One gradient per argument in `wrt`, of its shape."""
         return tuple(self.of.arguments[place] for place in self.wrt)
@@ -151,6 +254,11 @@ class Vjp:
     def saved(self) -> tuple[int, ...]:
         """None: a gradient is an explicit formula of its arguments."""
         return ()
+
+    @property
+    def saving(self) -> Vjp:
+        """Itself."""
+        return self
 
 
 Operation = Reduce | Vjp
@@ -164,25 +272,70 @@ def read(spec: Spec) -> Operation:
         FormulaError: formula, variables, reduction or axis are wrong.
         ArgumentError: `wrt` names an argument that does not exist or has no gradient.
     """
-    variables = parse_variables(spec.variables)
-    reduction = parse_reduction(spec.reduction)
-    if spec.axis not in (0, 1):
-        raise FormulaError(f"axis is 0 or 1, got {spec.axis}", field="axis")
-    formula = parse_formula(spec.formula, variables)
-    slots = tuple(Slot(found.name, found.axis, found.dim) for found in variables)
-    operation: Operation = Reduce(formula, reduction, "j" if spec.axis == 1 else "i", slots)
+    words = parse_call(spec.formula, spec.variables, spec.reduction, spec.axis, spec.formula2, spec.opt_arg)
+    if words.axis not in (0, 1, None):
+        raise FormulaError(f"axis is 0 (over i), 1 (over j) or None (over both), got {words.axis}", field="axis")
+    reduction = _chosen(words.reduction, spec, weighted=words.formula2 is not None)
+    if words.formula2 is not None and words.formula.dim != 1:
+        raise FormulaError(
+            f"{reduction.name} weights powers of a scalar, its formula has dim {words.formula.dim}",
+            text=spec.formula,
+            position=0,
+            field="formula",
+        )
+    if reduction.is_weighted and words.formula.dim != 1:
+        raise FormulaError(
+            f"{reduction.name} takes a scalar formula, this one has dim {words.formula.dim}",
+            text=spec.formula,
+            position=0,
+            field="formula",
+        )
+    slots = tuple(Slot(found.name, found.axis, (found.dim,)) for found in words.variables)
+    over: Literal["i", "j"] | None = None if words.axis is None else "j" if words.axis == 1 else "i"
+    K = _count(reduction, words.opt_arg)
+    operation: Operation = Reduce(words.formula, words.formula2, reduction, over, K, slots)
     if len(spec.wrt) > MAX_ORDER:
         raise ArgumentError(f"order {len(spec.wrt)} is above {MAX_ORDER}", field="wrt", limit=MAX_ORDER)
+    if spec.saving:
+        operation = operation.saving
     for wrt in spec.wrt:
-        operation = _vjp(operation, wrt)
+        operation = _vjp(operation.saving, wrt)
     return operation
+
+
+def _chosen(reduction: Reduction, spec: Spec, *, weighted: bool) -> Reduction:
+    """The variant of a reduction that the words ask for."""
+    name = reduction.name
+    if weighted and reduction.weighted:
+        reduction = reduction.weighted
+    if weighted and reduction.weights == "none":
+        raise FormulaError(f"{name} takes no second formula", field="formula2")
+    if not weighted and reduction.weights == "needed":
+        raise FormulaError(f"{name} needs a second formula, the weights: pass formula2", field="formula2")
+    if spec.nan_policy == "ignore":
+        if reduction.ignoring is None:
+            raise ArgumentError(f"{name} has no nan_policy 'ignore'", field="nan_policy")
+        reduction = reduction.ignoring
+    if spec.sum_scheme == "kahan_scheme" or spec.dtype_acc == "float64":
+        reduction = reduction.compensated or reduction
+    return reduction
+
+
+def _count(reduction: Reduction, opt_arg: int | None) -> int:
+    if not reduction.takes_count:
+        if opt_arg is not None:
+            raise FormulaError(f"{reduction.name} takes no opt_arg, got {opt_arg}", field="opt_arg")
+        return 1
+    if opt_arg is None:
+        raise FormulaError(f"{reduction.name} needs opt_arg, the number K of terms", field="opt_arg")
+    if not 1 <= opt_arg <= MAX_COUNT:
+        raise FormulaError(f"opt_arg is {opt_arg}, {reduction.name} takes 1..{MAX_COUNT}", field="opt_arg")
+    return opt_arg
 
 
 def _vjp(operation: Operation, wrt: tuple[int, ...]) -> Vjp:
     if isinstance(operation, Reduce) and operation.reduction.gradient is None:
-        name, saving = operation.reduction.name, operation.reduction.saving
-        instead = f"; take that of {saving}" if saving else ""
-        raise ArgumentError(f"{name} has no gradient of its own{instead}", field="reduction")
+        raise ArgumentError(f"the results of {operation.reduction.name} have no gradient", field="reduction")
     arguments = operation.arguments
     if not wrt or len(set(wrt)) < len(wrt):
         raise ArgumentError(f"wrt names each argument once and at least one, got {list(wrt)}", field="wrt")
@@ -192,87 +345,3 @@ def _vjp(operation: Operation, wrt: tuple[int, ...]) -> Vjp:
         if arguments[place].is_index:
             raise ArgumentError(f"argument {place} holds indices and has no gradient", field="wrt")
     return Vjp(operation, wrt)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What the arrays of one call say: their float type and the numbers of rows."""
-
-    dtype: str
-    M: int
-    N: int
-
-
-def check_arguments(operation: Operation, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Sizes:
-    """Check the arrays of a call against its variables, all of them, before anything is computed.
-
-    Args:
-        operation: what is called.
-        dtypes: NumPy names, one per array.
-        shapes: one per array.
-
-    Returns:
-        The common float type, M (1 if no argument has axis i) and N (likewise for j).
-
-    Raises:
-        ArgumentError: the number of arrays.
-        DtypeError: an element type.
-        ShapeError: a shape; the message names the argument and what was expected.
-    """
-    slots = operation.arguments
-    if len(shapes) != len(slots):
-        named = ", ".join(slot.name for slot in slots)
-        raise ArgumentError(f"{len(slots)} arguments are needed ({named}), got {len(shapes)}", field="arguments")
-    first: str | None = None
-    rows: dict[Axis, tuple[int, str]] = {}
-    for place, (slot, dtype, shape) in enumerate(zip(slots, dtypes, shapes, strict=True)):
-        field = f"arguments[{place}]"
-        label = f"argument {place} ({slot.name})"
-        if slot.is_index:
-            if dtype != INDEX_DTYPE:
-                raise DtypeError(f"{label} holds indices: {INDEX_DTYPE} is needed, got {dtype}", field=field)
-        else:
-            _check_float(dtype, label, field)
-            if first is None:
-                first, first_label = dtype, label
-            if dtype != first:
-                raise DtypeError(
-                    f"{label} is {dtype}, but {first_label} is {first}: convert one of them", field=field
-                )
-        _check_shape(slot, shape, rows, label, field)
-    if first is None:
-        raise ArgumentError("a formula without variables has no element type", field="variables")
-    M, N = (rows[axis][0] if axis in rows else 1 for axis in ("i", "j"))
-    return Sizes(first, M, N)
-
-
-def _check_float(dtype: str, label: str, field: str) -> None:
-    if dtype in DTYPES:
-        return
-    if dtype in ("float16", "bfloat16"):
-        raise NotYetAvailable(
-            f"{label} is {dtype}, which is known but not yet available; use float32", field=field
-        )
-    if dtype.startswith(("int", "uint", "bool")):
-        raise DtypeError(f"{label} is {dtype}: write .float() or .astype('float32') to cast it", field=field)
-    raise DtypeError(f"{label} is {dtype}; the types are {', '.join(DTYPES)}", field=field)
-
-
-def _check_shape(
-    slot: Slot, shape: tuple[int, ...], rows: dict[Axis, tuple[int, str]], label: str, field: str
-) -> None:
-    wanted = f"({slot.dim},)" if slot.axis == "p" else f"({'M' if slot.axis == 'i' else 'N'}, {slot.dim})"
-    if len(shape) != (1 if slot.axis == "p" else 2) or shape[-1] != slot.dim:
-        raise ShapeError(f"{label} has shape {tuple(shape)}, {wanted} is needed", field=field)
-    if slot.axis != "p":
-        count, other = rows.setdefault(slot.axis, (shape[0], label))
-        if shape[0] != count:
-            raise ShapeError(f"{label} has {shape[0]} rows, but {other} has {count}", field=field)
-
-
-def result_bytes(operation: Operation, sizes: Sizes) -> list[int]:
-    """Bytes of each result array."""
-    return [
-        int(np.prod(slot.shape(sizes.M, sizes.N), dtype=object)) * np.dtype(slot.dtype(sizes.dtype)).itemsize
-        for slot in operation.results
-    ]

@@ -144,6 +144,37 @@ def parse_formula(text: str, variables: tuple[Variable, ...]) -> Expr:
     return _Parser(text, variables).parse()
 
 
+@dataclass(frozen=True)
+class Parsed:
+    formula: Expr
+    formula2: Expr | None
+    reduction: Reduction
+    axis: int | None
+    opt_arg: int | None
+    variables: tuple[Variable, ...]
+
+
+def parse_call(
+    formula: str,
+    variables: tuple[str, ...],
+    reduction: str | None,
+    axis: int | None,
+    formula2: str | None,
+    opt_arg: int | None,
+) -> Parsed:
+    found = parse_variables(variables)
+    assert reduction is not None
+    chosen = parse_reduction(reduction)
+    return Parsed(
+        parse_formula(formula, found),
+        None if formula2 is None else parse_formula(formula2, found),
+        chosen,
+        axis,
+        opt_arg,
+        found,
+    )
+
+
 class _Token(NamedTuple):
     kind: str
     text: str

@@ -46,8 +46,8 @@ REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before
 
 def plan(program: Program, device: Device, dtype: str) -> Schedule:
     """Choose the schedule of one kernel."""
-    fields = len(program.reduction.state)
-    held = len(program.kept("row")) + fields * len(program.components)
+    scalars = sum(program.entries(field) for field in program.reduction.state if field.each != "K")
+    held = len(program.kept("row")) + scalars * len(program.components)
     rows = 4 if device == "cuda" else 2
     while rows > 1 and rows * held > REGISTERS[device]:
         rows //= 2
@@ -62,17 +62,21 @@ def plan(program: Program, device: Device, dtype: str) -> Schedule:
             raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
         chunk = min(tile, max(1, 8 // len(program.components)))
         return Schedule(device, dtype, rows, block=128, tile=tile, chunk=chunk, in_registers=in_registers)
-    # A shifted sum merges with exp and is therefore merged less often than a plain sum.
-    tile = 1024 if shifted else 256
+    # A shifted sum merges with exp, a selection of K terms begins anew in each tile: both merge less often.
+    tile = 1024 if shifted or program.reduction.takes_count else 256
     chunk = max(8, 64 // len(program.components)) if shifted else 1
     block = 256 if held <= 64 else 64
     return Schedule(device, dtype, rows, block=block, tile=tile, chunk=chunk, in_registers=in_registers)
 
 
-def split(schedule: Schedule, rows: int, cols: int, workers: int) -> int:
+def block_rows(schedule: Schedule) -> int:
+    """Rows of one unit of work."""
+    return schedule.block * (schedule.rows if schedule.device == "cuda" else 1)
+
+
+def split(schedule: Schedule, rows: int, cols: int, batches: int, workers: int) -> int:
     """Into how many parts the columns are split so that `workers` cores or multiprocessors all have work."""
-    block_rows = schedule.block * (schedule.rows if schedule.device == "cuda" else 1)
-    blocks = -(-rows // block_rows)
+    blocks = -(-rows // block_rows(schedule)) * batches
     wanted = 4 * workers if schedule.device == "cpu" else 2 * workers
     if blocks == 0 or blocks >= wanted:
         return 1

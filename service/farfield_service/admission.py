@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from farfield_kernels.arguments import Sizes, check_arguments, numpy_dtype, result_bytes, result_shapes
 from farfield_kernels.errors import LimitError
 from farfield_kernels.expr import Array
-from farfield_kernels.operation import Operation, Sizes, check_arguments, result_bytes
+from farfield_kernels.operation import Operation
+from farfield_kernels.ranges import NAMES as RANGES
 
 from .arena import ALIGNMENT, Arena, Lease
 from .errors import BadRequest, LengthRequired, Unauthorized, UnsupportedMediaType
@@ -77,7 +79,7 @@ class Room:
         """The results, as views of the slot."""
         view = self.lease.view
         return [
-            np.ndarray(shape, dtype, buffer=view, offset=offset - self.lease.offset)
+            np.ndarray(shape, numpy_dtype(dtype), buffer=view, offset=offset - self.lease.offset)
             for offset, shape, dtype in zip(self.offsets, self.shapes, self.dtypes, strict=True)
         ]
 
@@ -88,10 +90,14 @@ def check_sizes(settings: Settings, operation: Operation, call: Call) -> Sizes:
     Raises:
         ArgumentError, DtypeError, ShapeError, LimitError.
     """
-    sizes = check_arguments(operation, [t.dtype for t in call.arguments], [tuple(t.shape) for t in call.arguments])
-    if settings.max_pairs < sizes.M * sizes.N:
+    taken = len(call.arguments) - (len(RANGES) if call.words.ranges else 0)
+    if taken < 0:
+        raise BadRequest(f"ranges are the last {len(RANGES)} arguments, got {len(call.arguments)}", field="ranges")
+    tensors = call.arguments[:taken]
+    sizes = check_arguments(operation, [t.dtype for t in tensors], [tuple(t.shape) for t in tensors])
+    if settings.max_pairs < sizes.pairs:
         raise LimitError(
-            f"{sizes.M} x {sizes.N} pairs are above this server's {settings.max_pairs}",
+            f"{sizes.pairs} pairs (i, j) are above this server's {settings.max_pairs}",
             limit=settings.max_pairs,
         )
     total = sum(result_bytes(operation, sizes))
@@ -122,6 +128,6 @@ def reserve(arena: Arena, operation: Operation, sizes: Sizes, body_bytes: int) -
     return Room(
         lease,
         [lease.offset + start for start in starts],
-        [slot.shape(sizes.M, sizes.N) for slot in operation.results],
+        result_shapes(operation, sizes),
         [slot.dtype(sizes.dtype) for slot in operation.results],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated
 
 from msgspec import Meta
@@ -14,6 +15,7 @@ from .errors import BadRequest
 
 _Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 _Texts = Annotated[list[_Text], Meta(max_length=MAX_VARIABLES)]
+_Word = Annotated[str, Meta(max_length=32)]
 _Numbers = Annotated[list[int], Meta(max_length=4 * MAX_VARIABLES)]
 
 
@@ -24,18 +26,26 @@ class Words(BaseModel):
 
     formula: _Text = Field(description="such as Square(p-a)*Exp(x+y)")
     variables: _Texts = Field(description="one declaration per argument, such as 'x = Vi(3)'")
-    reduction: _Text = Field("Sum", description="see /v1/operators")
-    axis: int = Field(1, description="the axis summed away: 1 reduces over j, 0 over i")
+    reduction: _Text | None = Field(
+        "Sum", description="see /v1/operators; null if the formula names it, as in Sum_Reduction(x+y, 0)"
+    )
+    axis: int | None = Field(1, description="the axis summed away: 1 reduces over j, 0 over i, null over both")
     wrt: Annotated[list[_Numbers], Meta(max_length=MAX_ORDER)] = Field(
         default_factory=list,
         description="per order of derivative, the arguments whose gradients are asked for",
     )
+    formula2: _Text | None = Field(None, description="the weights of a weighted reduction")
+    opt_arg: int | None = Field(None, description="how many terms KMin and KMax select")
+    nan_policy: _Word = Field("propagate", description="propagate: NaN wins every selection; ignore: none")
+    sum_scheme: _Word = Field("auto", description="kahan_scheme carries rounding errors along")
+    dtype_acc: _Word = Field("auto", description="float64 sums float32 as exactly as if in double")
+    saving: bool = Field(False, description="return all results that the gradient needs")
+    ranges: bool = Field(False, description="whether the last six arguments are block-sparse ranges")
 
     def spec(self) -> Spec:
         """The same as the compiler's key."""
-        return Spec(
-            self.formula, tuple(self.variables), self.reduction, self.axis, tuple(tuple(w) for w in self.wrt)
-        )
+        words = {field.name: getattr(self, field.name) for field in fields(Spec)}
+        return Spec(**words | {"variables": tuple(self.variables), "wrt": tuple(tuple(w) for w in self.wrt)})
 
 
 def read_words(words: Words, *, is_vjp: bool) -> Operation:

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from farfield_kernels.arguments import numpy_dtype
 from farfield_kernels.expr import Array
-from farfield_kernels.operation import DTYPES, INDEX_DTYPE
+from farfield_kernels.operation import INDEX_DTYPE, STORED
 
 from .errors import BadRequest
 from .requests import Words
@@ -27,7 +28,7 @@ PREFIX = struct.Struct("<4sIII")  # magic, header length, flags, segment count
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 64 * 1024
 MAX_TENSORS = 256
-MAX_AXES = 8
+MAX_AXES = 18  # 16 of a batch
 MAX_REASON = 200  # characters of a decoder's message, which may quote what was sent
 
 
@@ -39,13 +40,13 @@ class TensorHeader(msgspec.Struct, forbid_unknown_fields=True):
 
     def nbytes(self, field: str) -> int:
         """Bytes of its data."""
-        if self.dtype not in (*DTYPES, INDEX_DTYPE):
-            allowed = ", ".join((*DTYPES, INDEX_DTYPE))
+        if self.dtype not in (*STORED, INDEX_DTYPE):
+            allowed = ", ".join((*STORED, INDEX_DTYPE))
             raise BadRequest(f"the element type '{self.dtype}' is not one of {allowed}", field=field)
         count = 1
         for length in self.shape:
             count *= length
-        return count * np.dtype(self.dtype).itemsize
+        return count * numpy_dtype(self.dtype).itemsize
 
 
 class Tensor(TensorHeader, forbid_unknown_fields=True):

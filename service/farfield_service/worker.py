@@ -20,12 +20,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from farfield_kernels.arguments import numpy_dtype
 from farfield_kernels.build import find_compiler, import_cupy, loaded_count
 from farfield_kernels.engine import resolve_device, run
 from farfield_kernels.errors import FarfieldError
 from farfield_kernels.expr import Array
 from farfield_kernels.launch import thread_count
 from farfield_kernels.operation import Spec
+from farfield_kernels.ranges import NAMES as RANGES
 
 LENGTH = struct.Struct("<I")
 MAX_LOADED = 4000  # kernels after which the program ends: each takes five memory maps for good, of 65530 allowed
@@ -99,11 +101,12 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 def _compute(message: dict[str, Any], arena: memoryview, device: str) -> dict[str, Any]:
     try:
-        formula, variables, reduction, axis, wrt = message["spec"]
-        spec = Spec(formula, tuple(variables), reduction, axis, tuple(tuple(order) for order in wrt))
+        spec = Spec(**message["spec"])
         inputs = [_view(arena, *place) for place in message["inputs"]]
+        taken = len(inputs) - (len(RANGES) if message["ranges"] else 0)
+        ranges = inputs[taken:] or None
         outputs = [_view(arena, *place) for place in message["outputs"]]
-        timing = run(spec, inputs, device=device, out=outputs).timing
+        timing = run(spec, inputs[:taken], device=device, out=outputs, ranges=ranges).timing
         return {"timing": vars(timing)}
     except FarfieldError as error:
         return {"error": {"code": error.code, "message": error.message, **error.details()}}
@@ -117,8 +120,8 @@ def _compute(message: dict[str, Any], arena: memoryview, device: str) -> dict[st
 
 def _view(arena: memoryview, dtype: str, shape: list[int], offset: int) -> Array:
     if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.ndarray(tuple(shape), dtype, buffer=arena, offset=offset)
+        return np.empty(shape, numpy_dtype(dtype))
+    return np.ndarray(tuple(shape), numpy_dtype(dtype), buffer=arena, offset=offset)
 
 
 if __name__ == "__main__":

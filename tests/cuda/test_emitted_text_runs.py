@@ -6,6 +6,7 @@ import ctypes
 import functools
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import numpy as np
 import pytest
 
 from farfield_kernels import engine
+from farfield_kernels.arguments import check_arguments, result_shapes
 from farfield_kernels.build import find_compiler
 from farfield_kernels.expr import Array
+from farfield_kernels.launch import Extent
 from farfield_kernels.lower import Program
-from farfield_kernels.operation import Spec, check_arguments, read
+from farfield_kernels.operation import Spec, read
 from farfield_kernels.operators import named_operators
+from farfield_kernels.ranges import check_ranges
 from farfield_kernels.reductions import REDUCTIONS
-from farfield_kernels.reference import bind_index, reference
+from farfield_kernels.reference import reference
 from farfield_kernels.schedule import Schedule
 from kernels.operator_checks import ROWS, TOLERANCE, Arguments, assert_close, calls_of, stages
-from kernels.reduction_checks import FORMULA, VARIABLES, assert_results, draw
+from kernels.reduction_checks import VARIANT_IDS, VARIANTS, arguments_of_vjp, assert_results, draw, spec_of
 
 HEADER = Path(__file__).with_name("one_thread.h")
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
@@ -34,35 +38,41 @@ SIZES = (
 
 
 class OneThreadKernel:
-    """Emitted CUDA text behind the signature of `CudaKernel`, on NumPy arrays."""
+    """Emitted CUDA text behind the signature of `CudaKernel`, on NumPy arrays; a block is one thread."""
 
     def __init__(self, program: Program, schedule: Schedule, library: ctypes.CDLL) -> None:
-        self.program, self.schedule, self.library = program, schedule, library
-        self.fields = len(program.reduction.state) * len(program.components)
+        self.program, self.library = program, library
+        self.schedule = replace(schedule, block=1)
+        self.state = program.state_size * len(program.components)
 
-    def __call__(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], rows: int, cols: int, splits: int
-    ) -> None:
-        """Run reduce, and merge if the columns were split."""
-        if rows == 0:
-            return
-        partial = np.full(splits * self.fields * rows, np.nan)
+    def __call__(self, inputs: Sequence[Array], outputs: Sequence[Array], extent: Extent, splits: int) -> None:
+        """Run reduce, and merge if the columns were split or both axes are reduced."""
+        rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
+        splits = splits if extent.blocks is None else 1
+        row_blocks = -(-rows // self.schedule.rows) if extent.blocks is None else len(extent.blocks)
+        partial = np.full(batches * splits * self.state * rows + 1, np.nan)
         sizes = [ctypes.c_longlong(size) for size in (rows, cols, splits)]
+        tables = [
+            ctypes.c_void_p(None) if table is None else self._pointer(table)
+            for table in (extent.blocks, extent.ranges, extent.offsets)
+        ]
         taken = [self._pointer(inputs[position]) for position, _ in self.program.widths]
         written = [self._pointer(array) for array in (*outputs, partial)]
-        blocks = -(-rows // self.schedule.rows)
-        self._launch(self.library.launch_farfield_reduce, blocks, splits, [*sizes, *taken, *written])
-        if splits > 1:
-            self._launch(self.library.launch_farfield_merge, rows, 1, [*sizes, *written])
+        first = [*sizes, ctypes.c_longlong(row_blocks), *tables, *taken, *written]
+        self._launch(self.library.launch_farfield_reduce, batches * row_blocks * splits, first)
+        if splits > 1 or over_rows:
+            ends = [ctypes.c_longlong(batches), ctypes.c_longlong(extent.terms if over_rows else cols)]
+            blocks = batches if over_rows else batches * rows
+            self._launch(self.library.launch_farfield_merge, blocks, [*sizes, *ends, *written])
 
     @staticmethod
     def _pointer(array: Array) -> ctypes.c_void_p:
         return ctypes.c_void_p(array.ctypes.data)
 
     @staticmethod
-    def _launch(entry: Any, x: int, y: int, arguments: list[Any]) -> None:
+    def _launch(entry: Any, blocks: int, arguments: list[Any]) -> None:
         addresses = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
-        entry(ctypes.c_uint(x), ctypes.c_uint(y), addresses)
+        entry(ctypes.c_uint(blocks), ctypes.c_uint(1), addresses)
 
 
 Build = Callable[[Program, Schedule, str], OneThreadKernel]
@@ -89,54 +99,62 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return lambda program, schedule, source: OneThreadKernel(program, schedule, library(source))
 
 
-def computed(build: Build, spec: Spec, arrays: Sequence[Array], splits: int) -> list[Array]:
+def computed(
+    build: Build, spec: Spec, arrays: Sequence[Array], splits: int, ranges: Sequence[Array] | None = None
+) -> list[Array]:
     """All results of a call by its CUDA kernels, as the engine puts them together."""
     operation = read(spec)
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
-    call = engine.plan_call(spec, sizes.dtype, "cuda")
-    results = [np.zeros(slot.shape(sizes.M, sizes.N), slot.dtype(sizes.dtype)) for slot in operation.results]
+    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N)
+    call = engine.plan_call(spec, sizes.compute, "cuda")
+    results = [
+        np.zeros(shape, slot.dtype(sizes.dtype))
+        for slot, shape in zip(operation.results, result_shapes(operation, sizes), strict=True)
+    ]
     inputs = [
-        bind_index(array, sizes.dtype) if slot.is_index else np.ascontiguousarray(array)
+        engine.bind(slot, array, sizes.compute, sizes.N)
         for slot, array in zip(operation.arguments, arrays, strict=True)
     ]
+    work = engine.Work(call, [], inputs, sizes, pairs)
     for stage in call.stages:
         kernel = build(stage.program, stage.schedule, stage.source)
-        rows, cols = (sizes.N, sizes.M) if stage.program.row_axis == "j" else (sizes.M, sizes.N)
-        outputs = [
-            np.full((rows, output.count), np.nan) if output.is_sum else results[place]
-            for output, place in zip(stage.program.outputs, stage.results, strict=True)
-        ]
-        kernel(inputs, outputs, rows, cols, splits)
+        outputs = [np.full(work.shape(stage, o), -7, work.dtype(o)) for o in stage.program.outputs]
+        kernel(inputs, outputs, work.extent(replace(stage, schedule=kernel.schedule)), splits)
         for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
-            if output.is_sum:
-                results[place][...] = written.sum(0)
+            work.settle(written.sum(1) if output.is_sum else written, place, results[place])
     return results
 
 
-def check(build: Build, spec: Spec, arrays: Sequence[Array], tolerance: float, what: str) -> None:
+def check(
+    build: Build,
+    spec: Spec,
+    arrays: Sequence[Array],
+    tolerance: float,
+    what: str,
+    ranges: Sequence[Array] | None = None,
+) -> None:
     """Whole and in three splits, the CUDA text agrees with the reference."""
-    expected = reference(read(spec), arrays)
+    expected = reference(read(spec), arrays, ranges)
     for splits in (1, 3):
-        got = computed(build, spec, arrays, splits)
+        got = computed(build, spec, arrays, splits, ranges)
         assert_results(got, expected, tolerance, f"{what}, splits {splits}")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", sorted(REDUCTIONS))
-def test_reductions(name: str, dtype: str, build: Build) -> None:
-    """Every reduction, at every size around tiles, over either axis."""
-    for axis in (0, 1) if dtype == "float32" else (1,):
-        for M, N in SIZES:
-            sizes = (M, N) if axis == 1 else (N, M)
-            arrays = draw(*sizes, dtype)
-            tolerance = 2e-6 if dtype == "float32" else 1e-13
-            check(build, Spec(FORMULA, VARIABLES, name, axis), arrays, tolerance, f"{name}, {sizes}, axis {axis}")
+@pytest.mark.parametrize(("dtype", "axis"), [("float32", 0), ("float32", 1), ("float64", None)])
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=VARIANT_IDS)
+def test_reductions(name: str, options: dict[str, Any], dtype: str, axis: int | None, build: Build) -> None:
+    """Every reduction, at every size around tiles, over either axis and over both."""
+    spec = spec_of(name, axis, **options)
+    for M, N in SIZES:
+        sizes = (N, M) if axis == 0 else (M, N)
+        tolerance = 2e-6 if dtype == "float32" else 1e-13
+        check(build, spec, draw(*sizes, dtype), tolerance, f"{name}, {sizes}, axis {axis}")
 
 
 def test_special_values(build: Build) -> None:
     """NaN and infinities among the terms, in the first and the last tile, go where NumPy puts them."""
-    for name in sorted(REDUCTIONS):
-        spec = Spec("y", ("x = Vi(1)", "y = Vj(1)"), name)
+    for name, options in VARIANTS:
+        spec = spec_of(name, 1, "y", ("x = Vi(1)", "y = Vj(1)"), **options)
         for special in ({0: np.nan}, {299: np.nan}, {0: np.inf}, {299: -np.inf}, {5: np.inf, 250: np.nan},
                         dict.fromkeys(range(300), -np.inf), {7: np.inf, 8: -np.inf}):  # fmt: skip
             y = draw(1, 300, "float32")[1][:, :1]
@@ -164,15 +182,17 @@ def test_seed_and_its_gradients(dtype: str, build: Build) -> None:
     check(build, second, [*arrays, *cotangents], tolerance, "seed second order")
 
 
-@pytest.mark.parametrize("name", ["LogSumExp", "Max_ArgMax"])
-def test_gradients_through_saved_results(name: str, build: Build) -> None:
+@pytest.mark.parametrize("axis", [1, None])
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(REDUCTIONS) if REDUCTIONS[name].saving or name == "LogSumExp"]
+)
+def test_gradients_through_saved_results(name: str, axis: int | None, build: Build) -> None:
     """Gradients that read results of the forward call, indices among them."""
-    spec = Spec(FORMULA, VARIABLES, name)
+    spec = spec_of(name, axis)
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(shape) for shape in ((9, 2), (140, 2), (140, 1), (2,))]
-    saved = [reference(read(spec), arrays)[place] for place in read(spec).saved]
-    e = rng.standard_normal((9, 2))
-    check(build, spec.vjp((0, 1, 2, 3)), [*arrays, *saved, e], 1e-13, name)
+    arrays = [rng.standard_normal(shape) for shape in ((9, 2), (40, 2), (40, 1), (2,))]
+    check(build, spec.forward(), arrays, 1e-13, f"{name}, saving")
+    check(build, spec.vjp((0, 1, 2, 3)), arguments_of_vjp(spec, arrays), 1e-12, name)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -17,7 +17,7 @@ from farfield_kernels.build import import_cupy
 from farfield_kernels.differentiate import vjp
 from farfield_kernels.emit import emit
 from farfield_kernels.expr import OPERATORS, Array, Expr, apply, variable
-from farfield_kernels.launch import CpuKernel, CudaKernel
+from farfield_kernels.launch import CpuKernel, CudaKernel, Extent
 from farfield_kernels.lower import Program, lower
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.rewrite import rewrite
@@ -67,11 +67,11 @@ def evaluate(
         cupy = import_cupy()
         on_device = CudaKernel(*stages(formulas, dtype, device))
         written = [cupy.empty((rows, output.count), dtype) for output in on_device.program.outputs]
-        on_device([cupy.asarray(array) for array in inputs], written, rows, 1)
+        on_device([cupy.asarray(array) for array in inputs], written, Extent(rows, 1, terms=rows))
         return [cupy.asnumpy(array) for array in written]
     kernel = compiled_kernel(formulas, dtype)
     outputs = [np.empty((rows, output.count), dtype) for output in kernel.program.outputs]
-    kernel(inputs, outputs, rows, 1)
+    kernel(inputs, outputs, Extent(rows, 1, terms=rows))
     return outputs
 
 

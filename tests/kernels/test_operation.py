@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from farfield_kernels.arguments import Sizes, check_arguments, result_bytes
 from farfield_kernels.errors import (
     ArgumentError,
     DtypeError,
@@ -12,7 +13,7 @@ from farfield_kernels.errors import (
     NotYetAvailable,
     ShapeError,
 )
-from farfield_kernels.operation import Sizes, Spec, check_arguments, read, result_bytes
+from farfield_kernels.operation import Spec, read
 
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 RIGHT = [(5, 3), (7, 3), (7, 1), (1,)]

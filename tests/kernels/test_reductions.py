@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,17 +15,20 @@ from farfield_kernels.operation import Spec, read
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
 from kernels.reduction_checks import (
-    FORMULA,
-    VARIABLES,
+    VARIANT_IDS,
+    VARIANTS,
+    arguments_of_vjp,
     assert_results,
     check_gradient,
     check_reduction,
     draw,
     forced_splits,
+    spec_of,
 )
 
 NAMES = sorted(REDUCTIONS)
 DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
+SAVING = [name for name in NAMES if REDUCTIONS[name].saving]
 INF, NAN = np.inf, np.nan
 
 
@@ -34,18 +40,32 @@ def computed(spec: Spec, *arrays: Array) -> list[Array]:
 # ---- values --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
-def test_reduction_agrees_with_its_reference(name: str, dtype: str, axis: int) -> None:
+@pytest.mark.parametrize(("dtype", "axis"), [("float32", 1), ("float64", 0)])
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=VARIANT_IDS)
+def test_reduction_agrees_with_its_reference(name: str, options: dict[str, Any], dtype: str, axis: int) -> None:
     """At every size around tiles and blocks, whole and with its columns split."""
-    check_reduction(name, dtype, axis)
+    check_reduction(name, dtype, axis, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_axes_are_reduced_at_once(name: str) -> None:
+    """axis=None gives one row, the reduction of all pairs; a place is the pair's number i * N + j."""
+    check_reduction(name, "float64", None, [(0, 0), (0, 3), (3, 0), (1, 1), (7, 5), (33, 20), (3, 300)])
+
+
+@pytest.mark.parametrize("name", SAVING)
+def test_what_is_saved_for_gradients_agrees_with_its_reference(name: str) -> None:
+    """The reduction that runs when a gradient will be wanted returns the same and more."""
+    sizes = [(0, 7), (7, 0), (1, 1), (33, 17), (2, 600), (17, 257)]
+    check_reduction(name, "float64", 1, sizes, saving=True)
+    shown, saving = (computed(spec_of(name, saving=saving), *draw(33, 50, "float64")) for saving in (False, True))
+    assert_results(saving[: len(shown)], shown, 1e-13, name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_few_rows_and_many_columns_are_split_between_threads(name: str) -> None:
     """Three rows of 100,000 columns give the reference's values, merged from the threads' parts."""
-    spec = Spec(FORMULA, VARIABLES, name)
+    spec = spec_of(name)
     arrays = draw(3, 100_000, "float32")
     assert_results(computed(spec, *arrays), reference(read(spec), arrays), 2e-6, name)
 
@@ -53,7 +73,7 @@ def test_few_rows_and_many_columns_are_split_between_threads(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_merge_is_associative_and_its_identity_is_neutral(name: str) -> None:
     """1, 2, 5 and 64 splits, most of them empty in the end, give one result."""
-    spec = Spec(FORMULA, VARIABLES, name)
+    spec = spec_of(name)
     arrays = draw(33, 2500, "float64")
     whole = computed(spec, *arrays)
     for splits in (2, 5, 64):
@@ -69,10 +89,10 @@ SPECIAL_TERMS = (
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
-def test_nan_and_infinities_go_where_numpy_puts_them(name: str, dtype: str) -> None:
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=VARIANT_IDS)
+def test_nan_and_infinities_go_where_numpy_puts_them(name: str, options: dict[str, Any], dtype: str) -> None:
     """One special term among 700, two of them, nothing but special ones: value and index are NumPy's."""
-    spec = Spec("y", ("x = Vi(1)", "y = Vj(1)"), name)
+    spec = spec_of(name, 1, "y", ("x = Vi(1)", "y = Vj(1)"), **options)
     x = np.zeros((1, 1), dtype)
     for special in SPECIAL_TERMS:
         y = draw(1, 700, dtype)[1][:, :1]
@@ -88,7 +108,12 @@ def test_nan_and_infinities_go_where_numpy_puts_them(name: str, dtype: str) -> N
 def test_formulas_of_many_components(name: str) -> None:
     """Vectors too wide to hold several rows in registers, whose blocks of rows are smaller, give the same."""
     for dim in (13, 35):
-        spec = Spec("x * y", (f"x = Vi({dim})", f"y = Vj({dim})"), name)
+        formula, weights = (
+            ("x * y / 4", {}) if not REDUCTIONS[name].is_weighted else ("x | y", {"formula2": "x*x"})
+        )
+        if REDUCTIONS[name].weights == "optional":
+            weights = {}
+        spec = replace(spec_of(name, 1, formula, (f"x = Vi({dim})", f"y = Vj({dim})")), **weights)
         rng = np.random.default_rng(5)
         arrays = [rng.standard_normal((rows, dim)).astype(np.float32) for rows in (65, 300)]
         assert_results(computed(spec, *arrays), reference(read(spec), arrays), 2e-6, f"{name}, dim {dim}")
@@ -146,7 +171,7 @@ def test_a_million_terms_are_summed_accurately_in_float32() -> None:
 # ---- gradients -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, None])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradient_is_the_derivative_of_the_reference(name: str, axis: int) -> None:
     """Every reduction with a gradient, or one that saves for it, agrees with differences."""
@@ -170,8 +195,12 @@ DENSE = {
 TORCH = {
     "Sum": lambda terms, dim: terms.sum(dim),
     "LogSumExp": torch.logsumexp,
-    "Max_ArgMax": lambda terms, dim: terms.max(dim).values,
+    "Max": lambda terms, dim: terms.max(dim).values,
     "Min_ArgMin": lambda terms, dim: terms.min(dim).values,
+    "Mean": lambda terms, dim: terms.mean(dim),
+    "Var": lambda terms, dim: terms.var(dim, correction=0),
+    "Std": lambda terms, dim: terms.std(dim, correction=0),
+    "Prod": lambda terms, dim: terms.prod(dim),
 }
 
 
@@ -199,8 +228,10 @@ def test_gradients_are_those_of_torch(formula: str, name: str, axis: int) -> Non
     assert_results(forward[:1], [value.detach().numpy()], 1e-13, "forward")
     e = np.random.default_rng(3).standard_normal(value.shape)
     expected = torch.autograd.grad(value, leaves, torch.from_numpy(e))
-    saved = [forward[place] for place in read(spec).saved]
-    got = computed(spec.vjp((0, 1, 2, 3)), *arrays, *saved, e)
+    taken = arguments_of_vjp(spec, arrays)
+    hidden = [np.zeros_like(c) for c in taken[len(arrays) + len(read(spec.forward()).saved) :]]
+    hidden[0] = e
+    got = computed(spec.vjp((0, 1, 2, 3)), *taken[: len(taken) - len(hidden)], *hidden)
     assert_results(got, [g.numpy() for g in expected], 1e-12, f"gradients of {name}")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from farfield_kernels.arguments import Sizes, numpy_dtype
 from farfield_kernels.operation import Operation, Spec, read
 
 from ..errors import ArgumentError
@@ -24,31 +26,32 @@ class Genred(Routine):
         tensor([[3.]])
     """
 
-    def __call__(self, *args: torch.Tensor) -> Any:
+    def __call__(self, *args: torch.Tensor, ranges: Sequence[Any] | None = None) -> Any:
         """Compute the reduction; differentiable.
 
         Args:
-            args: one tensor per alias: (M, d) for Vi, (N, d) for Vj, (d,) for Pm; all float32 or all float64, on
-                one device, any strides.
+            args: one tensor per alias: (M, d) for Vi, (N, d) for Vj, (d,) for Pm, each after batch axes that
+                broadcast; all of one float type, on one device, any strides.
+            ranges: block-sparse ranges: (ranges_i, slices_i, redranges_j, ranges_j, slices_j, redranges_i).
 
         Returns:
-            (M, D) for axis=1, (N, D) for axis=0, in the arguments' type (int64 for Arg-reductions) and on their
-            device; a tuple for reductions with two results.
+            (M, D) for axis=1, (N, D) for axis=0, (D,) for axis=None, after the batch axes, in the arguments' type
+            (int64 for Arg-reductions and Count) and on their device; (M, K) or (M, K, D) where K terms are
+            selected; a tuple for reductions with two results.
 
         Raises:
             ArgumentError, DtypeError, ShapeError: naming the argument.
         """
-        self._check(args)
+        sizes = self._check(args)
+        pairs = self.check_ranges(None if ranges is None else [_plain(part) for part in ranges], sizes)
         spec = self.spec
-        saving = self.operation.reduction.saving
-        if saving and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args):
-            # The gradient will want the place of the extremum: take both now, show the value.
-            value, _ = _apply(self, Spec(spec.formula, spec.variables, saving, spec.axis), *args)
-            return value
-        results = _apply(self, spec, *args)
-        return results[0] if len(results) == 1 else results
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args):
+            spec = replace(spec, saving=True)  # what the gradient will want, taken now; not shown
+        visible = len(self.operation.results)
+        results = _apply(self, spec, pairs, *args)[:visible]
+        return results[0] if visible == 1 else results
 
-    def _check(self, args: Sequence[torch.Tensor]) -> None:
+    def _check(self, args: Sequence[torch.Tensor]) -> Sizes:
         devices: dict[torch.device, int] = {}
         for place, tensor in enumerate(args):
             if not isinstance(tensor, torch.Tensor):
@@ -66,11 +69,15 @@ class Genred(Routine):
                 raise ArgumentError(
                     f"argument {place} {what}, a dense tensor is needed", field=f"arguments[{place}]"
                 )
-        self.check([str(tensor.dtype).removeprefix("torch.") for tensor in args], [tuple(t.shape) for t in args])
+        return self.check(
+            [str(tensor.dtype).removeprefix("torch.") for tensor in args], [tuple(t.shape) for t in args]
+        )
 
 
-def _apply(routine: Routine, spec: Spec, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    results: tuple[torch.Tensor, ...] = _Call.apply(routine, spec, *tensors)  # type: ignore[no-untyped-call]
+def _apply(
+    routine: Routine, spec: Spec, ranges: tuple[Array, ...] | None, *tensors: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    results: tuple[torch.Tensor, ...] = _Call.apply(routine, spec, ranges, *tensors)  # type: ignore[no-untyped-call]
     return results
 
 
@@ -78,10 +85,14 @@ class _Call(torch.autograd.Function):
     """An operation as a node of torch's graph. Its backward is the operation's vjp, which is such a node again."""
 
     @staticmethod
-    def forward(ctx: Any, routine: Routine, spec: Spec, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        results = _compute(routine, spec, tensors)
+    def forward(
+        ctx: Any, routine: Routine, spec: Spec, ranges: tuple[Array, ...] | None, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        device = tensors[0].device
+        computed = routine.call(spec, [_array(tensor) for tensor in tensors], ranges)
+        results = [_tensor(result).to(device) for result in computed]
         operation = read(spec)
-        ctx.routine, ctx.spec, ctx.operation = routine, spec, operation
+        ctx.routine, ctx.spec, ctx.ranges, ctx.operation = routine, spec, ranges, operation
         saved = [results[place] for place in operation.saved]
         ctx.save_for_backward(*tensors, *saved)
         ctx.mark_non_differentiable(
@@ -94,24 +105,31 @@ class _Call(torch.autograd.Function):
         operation: Operation = ctx.operation
         slots = operation.arguments
         wrt = tuple(
-            place for place in range(len(slots)) if ctx.needs_input_grad[2 + place] and not slots[place].is_index
+            place for place in range(len(slots)) if ctx.needs_input_grad[3 + place] and not slots[place].is_index
         )
         needed = [
             cotangent for cotangent, slot in zip(cotangents, operation.results, strict=True) if not slot.is_index
         ]
         spec = ctx.spec.vjp(wrt)
-        gradients = _apply(ctx.routine, spec, *ctx.saved_tensors, *needed)
+        gradients = _apply(ctx.routine, spec, ctx.ranges, *ctx.saved_tensors, *needed)
         by_place = dict(zip(wrt, gradients, strict=True))
-        return (None, None, *(by_place.get(place) for place in range(len(slots))))
+        return (None, None, None, *(by_place.get(place) for place in range(len(slots))))
 
 
-def _compute(routine: Routine, spec: Spec, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    device = tensors[0].device
-    return [torch.from_numpy(result).to(device) for result in routine.call(spec, [_array(t) for t in tensors])]
+def _plain(part: Any) -> Any:
+    return part.cpu().numpy() if isinstance(part, torch.Tensor) else part
 
 
 def _array(tensor: torch.Tensor) -> Array:
     """The tensor's data as a contiguous NumPy array; no copy for a contiguous CPU tensor."""
     data = tensor.detach().resolve_neg().resolve_conj().cpu().contiguous()
+    if data.dtype == torch.bfloat16:
+        return np.asarray(data.view(torch.int16).numpy()).view(numpy_dtype("bfloat16"))
     array: Array = np.asarray(data.numpy())
     return array
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

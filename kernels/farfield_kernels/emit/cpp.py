@@ -10,42 +10,59 @@ thought. The text is the same for every instruction set: the width of `V` comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from ..expr import INDEX_SHIFT
 from ..lower import Level, Output, Program
 from ..reductions import Field
 from ..schedule import Schedule
 from .prelude_cpp import prelude
 from .skeletons import CPP
-from .statements import fill, functions, indent, merge, operand, statement, statements, step
+from .statements import (
+    below,
+    block,
+    fill,
+    finish,
+    functions,
+    indent,
+    operand,
+    sizes,
+    slots,
+    statement,
+    statements,
+    title,
+)
+
+LOW_MASK = (1 << INDEX_SHIFT) - 1
 
 
 def emit(program: Program, schedule: Schedule) -> str:
     """The C++ source of one kernel."""
     emitter = _Emitter(program, schedule)
-    reduction = program.reduction
     body = CPP.format(
-        title=f"{reduction.name} over columns, rows are {program.row_axis}",
+        title=title(program),
         prelude="@PRELUDE@",
         rows=schedule.rows,
         block=schedule.block,
         tile=schedule.tile,
         chunk=schedule.chunk,
         components=len(program.components),
-        fields=len(reduction.state),
+        slots=program.state_size,
+        over_rows=int(program.over_rows),
         row_slots=len(emitter.row_slots),
         col_slots=len(emitter.col_slots),
         chunk_slots="CHUNK * GROUP * COMPONENTS" if emitter.is_shifted else "0",
         arguments=emitter.arguments(),
         parameters=emitter.parameters(),
         load_rows=emitter.load_rows(),
-        identity=emitter.identity(),
+        identity=emitter.identity("BLOCK", 8),
+        identity_merged=emitter.identity("1", 8),
         load_cols=emitter.load_cols(),
         fold=emitter.fold(),
         lane_pointers=emitter.lane_pointers(),
         flush=emitter.flush(),
-        finish=emitter.finish(8),
-        finish_merged=emitter.finish(4),
+        finish=emitter.finish("BLOCK", 8),
+        finish_merged=emitter.finish("1", 6),
         out_pointers=emitter.out_pointers(),
         merge_splits=emitter.merge_splits(),
     )
@@ -61,13 +78,14 @@ class _Emitter:
         self.widths = dict(program.widths)
         self.components = list(enumerate(program.components))
         self.fields = program.reduction.state
+        self.slots = slots(program)
         self.row_range = range(schedule.rows)
         self.in_registers = schedule.in_registers
         self.is_shifted = program.reduction.scheme == "shifted sum"
-        self.row_slots = self.slots("row")
-        self.col_slots = self.slots("col")
+        self.row_slots = self.places("row")
+        self.col_slots = self.places("col")
 
-    def slots(self, level: Level) -> dict[int, int]:
+    def places(self, level: Level) -> dict[int, int]:
         """Value -> place in the row block or column tile: all that is loaded, and what the pair level reads."""
         kept = set(self.program.kept(level))
         numbers = [n for n in self.program.at(level) if self.values[n].is_load or n in kept]
@@ -76,8 +94,11 @@ class _Emitter:
     # -- pointers and parameters
 
     def arguments(self) -> str:
-        lines = [f"const T *const a{k} = (const T *)in[{k}];" for k in self.widths]
-        return indent(lines, 2) + "\n" + self.out_pointers()
+        lines = []
+        for rank, k in enumerate(self.widths):
+            offset = f"(offsets ? offsets[batch * {len(self.widths)} + {rank}] : 0)"
+            lines.append(f"const T *const a{k} = (const T *)in[{k}] + {offset};")
+        return indent(lines, 4)
 
     def out_pointers(self) -> str:
         return indent(
@@ -98,7 +119,7 @@ class _Emitter:
             value = self.values[number]
             if value.is_load:
                 lines.append(f"const V v{number} = K(a{value.position}[{value.component}]);")
-        return indent(lines + statements(self.program, "p"), 2)
+        return indent(lines + statements(self.program, "p"), 4)
 
     # -- row block and column tile
 
@@ -108,7 +129,7 @@ class _Emitter:
         for first, place, count in self._runs(slots):
             value = self.values[first]
             if value.half:
-                half = f"({index}) >> 20" if value.half == "high" else f"({index}) & 0xfffff"
+                half = f"({index}) >> {INDEX_SHIFT}" if value.half == "high" else f"({index}) & {LOW_MASK}"
                 lines.append(f"{memory}[{place} * {pitch} + l] = (T)({half});")
                 continue
             source = f"a{value.position}[({index}) * {self.widths[value.argument]} + {value.component} + k]"
@@ -151,54 +172,79 @@ class _Emitter:
     def load_rows(self) -> str:
         copies = self._copy(self.row_slots, "X", "BLOCK", "row0 + (l < n ? l : n - 1)")
         computed = self._compute("row", self.row_slots, "X", "BLOCK")
-        lines = _loop("for (int l = 0; l < BLOCK; l++)", copies)
-        lines += _loop("for (int l = 0; l < BLOCK; l += LANES)", computed)
+        lines = block("for (int l = 0; l < BLOCK; l++)", copies)
+        lines += block("for (int l = 0; l < BLOCK; l += LANES)", computed)
         return indent(lines, 4)
 
     def load_cols(self) -> str:
         copies = self._copy(self.col_slots, "Y", "PITCH", "col0 + l")
         # Lanes past the last column hold older values; what is computed from them is never read.
         computed = self._compute("col", self.col_slots, "Y", "PITCH")
-        lines = _loop("for (int l = 0; l < m; l++)", copies)
-        lines += _loop("for (int l = 0; l < m; l += LANES)", computed)
-        return indent(lines, 6)
-
-    def row_value(self, number: int, r: int) -> str:
-        return f"const V v{number}_{r} = *at(X, {self.row_slots[number]} * BLOCK + g + {r} * LANES);"
-
-    def column_value(self, number: int) -> str:
-        return f"const V v{number} = K(Y[{self.col_slots[number]} * PITCH + c]);"
+        lines = block("for (int l = 0; l < m; l++)", copies)
+        lines += block("for (int l = 0; l < m; l += LANES)", computed)
+        return indent(lines, 8)
 
     # -- the lane state
 
-    def lane_place(self, o: int, f: int, r: int) -> str:
-        """The lanes of one field of one component in memory, as V or I."""
-        kind = "I" if self.fields[f].is_index else "V"
-        return f"*({kind} *)(lane + ({o} * FIELDS + {f}) * GROUP + {r} * LANES)"
+    def state_names(self, o: int, r: int) -> dict[str, str]:
+        """Field -> its C variable for one component and row; one with an entry per weight has several."""
+        return {field.name: f"{field.name}_{o}_{r}" for field in self.fields}
+
+    def scalars(self, o: int, r: int) -> list[tuple[str, str, Field]]:
+        """(C variable, its lanes in memory, field) of all state that is held in variables."""
+        found = []
+        for field in self.fields:
+            first, count = self.slots[field.name]
+            if field.each == "K":
+                continue
+            for q in range(count):
+                name = f"{field.name}_{o}_{r}" + (f"_{q}" if field.each == "W" else "")
+                kind = "I" if field.is_integer else "V"
+                found.append((name, f"*({kind} *)({self.lanes(o, first + q, r)})", field))
+        return found
+
+    @staticmethod
+    def lanes(o: int, slot: int, r: int) -> str:
+        return f"lane + ({o} * SLOTS + {slot}) * GROUP + {r} * LANES"
+
+    def arrays(self, o: int, r: int) -> list[str]:
+        """Declarations of the state that is an array in memory."""
+        lines = []
+        for field in self.fields:
+            if field.each == "K":
+                kind = "I" if field.is_integer else "V"
+                place = self.lanes(o, self.slots[field.name][0], r)
+                lines.append(f"const Entries<{kind}> {field.name}_{o}_{r} = {{({kind} *)({place}), ROWS}};")
+        return lines
 
     def read_state(self, o: int, r: int) -> list[str]:
         return [
-            f"{'I' if field.is_index else 'V'} {_state(field, o, r)} = {self.lane_place(o, f, r)};"
-            for f, field in enumerate(self.fields)
+            f"{'I' if field.is_integer else 'V'} {name} = {place};" for name, place, field in self.scalars(o, r)
         ]
 
     def write_state(self, o: int, r: int) -> list[str]:
-        return [f"{self.lane_place(o, f, r)} = {_state(field, o, r)};" for f, field in enumerate(self.fields)]
+        return [f"{place} = {name};" for name, place, _ in self.scalars(o, r)]
 
     def begin_state(self) -> list[str]:
         """The identity, in registers or in memory."""
-        if self.in_registers:
-            return [
-                f"{'I' if field.is_index else 'V'} {_state(field, o, r)} = {field.identity};"
-                for r in self.row_range
-                for o, _ in self.components
-                for field in self.fields
-            ]
-        body = [
-            f"*({'I' if field.is_index else 'V'} *)(lane + (o * FIELDS + {f}) * GROUP + l) = {field.identity};"
-            for f, field in enumerate(self.fields)
+        memory = [
+            f"for (int f = {first}; f < {first + count}; f++) "
+            f"*({'I' if field.is_integer else 'V'} *)(lane + (o * SLOTS + f) * GROUP + l) = {field.identity};"
+            for field in self.fields
+            for first, count in [self.slots[field.name]]
+            if field.each == "K" or not self.in_registers
         ]
-        return _loop("for (int o = 0; o < COMPONENTS; o++)", _loop("for (int l = 0; l < GROUP; l += LANES)", body))
+        loops = block(
+            "for (int o = 0; o < COMPONENTS; o++)", block("for (int l = 0; l < GROUP; l += LANES)", memory)
+        )
+        if not self.in_registers:
+            return loops
+        return loops + [
+            f"{'I' if field.is_integer else 'V'} {name} = {field.identity};"
+            for r in self.row_range
+            for o, _ in self.components
+            for name, _, field in self.scalars(o, r)
+        ]
 
     def end_state(self) -> list[str]:
         """Registers go to memory, where the flush finds them."""
@@ -208,9 +254,10 @@ class _Emitter:
 
     def around(self, o: int, r: int, body: list[str]) -> list[str]:
         """Statements that read and write the lane state of one component of one row."""
+        arrays = self.arrays(o, r)
         if self.in_registers:
-            return body
-        return ["{", *("  " + line for line in [*self.read_state(o, r), *body, *self.write_state(o, r)]), "}"]
+            return [*arrays, *body]
+        return block("", [*arrays, *self.read_state(o, r), *body, *self.write_state(o, r)])
 
     # -- the loop over pairs
 
@@ -218,17 +265,28 @@ class _Emitter:
         held = self.program.kept("row") if self.in_registers else []
         preload = [self.row_value(number, r) for r in self.row_range for number in held]
         loop = self.shifted_loop() if self.is_shifted else self.fold_loop()
-        return indent([*preload, *self.begin_state(), *loop, *self.end_state()], 8)
+        return indent([*preload, *self.begin_state(), *loop, *self.end_state()], 10)
 
-    def pair_body(self, use: Callable[[int, int, str], list[str]]) -> list[str]:
-        """The values of one column with each row, and `use(component, row, term)` of each component.
+    def row_value(self, number: int, r: int) -> str:
+        return f"const V v{number}_{r} = *at(X, {self.row_slots[number]} * BLOCK + g + {r} * LANES);"
+
+    def column_value(self, number: int) -> str:
+        return f"const V v{number} = K(Y[{self.col_slots[number]} * PITCH + c]);"
+
+    def pair_body(self, uses: Sequence[tuple[Sequence[int], Callable[[int], list[str]]]]) -> list[str]:
+        """The values of one column with each row, and for each row the statements of every use, which come as
+        soon as the values it needs are there.
 
         Without registers to hold them, row and column values are read right before their first use: the shorter
         they live, the sooner a compiler is done.
         """
         values = self.values
-        columns, rows = self.program.kept("col"), self.program.kept("row")
+        wanted = below(self.program, [number for needs, _ in uses for number in needs])
+        columns = [number for number in self.program.kept("col") if number in wanted]
+        rows = [number for number in self.program.kept("row") if number in wanted]
+        pairs = [number for number in self.program.at("pair") if number in wanted]
         lines = [self.column_value(number) for number in columns] if self.in_registers else []
+        last = {k: max(needs, default=-1) for k, (needs, _) in enumerate(uses)}
         for r in self.row_range:
             late = set() if self.in_registers else {*columns, *rows}
 
@@ -237,107 +295,177 @@ class _Emitter:
                 late.difference_update(found)
                 return [self.row_value(n, r) if values[n].level == "row" else self.column_value(n) for n in found]
 
-            terms: dict[int, list[int]] = {}
-            for o, number in self.components:
-                terms.setdefault(number, []).append(o)
             body: list[str] = []
-            for number in dict.fromkeys([*columns, *rows, *self.program.at("pair"), *terms]):
-                if values[number].level == "pair":
+            left = list(range(len(uses)))
+            for number in [*pairs, len(values)]:
+                if number < len(values):
                     body += [*read(values[number].args), statement(self.program, number, r)]
-                for o in terms.pop(number, []):
-                    body += [*read([number]), *use(o, r, operand(self.program, number, r))]
-            lines += _loop("", body)
+                reached = number
+                for k in [k for k in left if last[k] <= reached]:
+                    left.remove(k)
+                    body += [*read(uses[k][0]), *uses[k][1](r)]
+            lines += block("", body)
         return lines
 
-    def fold_loop(self) -> list[str]:
-        def use(o: int, r: int, term: str) -> list[str]:
-            return self.around(o, r, [self.step(o, r, term)])
+    def names(self, o: int, r: int) -> dict[str, str]:
+        """What the `$` of a step stand for, but for the term."""
+        return sizes(self.program) | self.state_names(o, r) | {"c": "c"}
 
-        return _loop("for (int c = 0; c < m; c++)", self.pair_body(use))
+    def each_weight(self, o: int, r: int) -> list[str]:
+        """The reduction's step for each weight."""
+        field = next((field.name for field in self.fields if field.each == "W"), "")
+        text = self.program.reduction.step_each
+        return [
+            fill(text, {field: f"{field}_{o}_{r}_{q}", "w": operand(self.program, weight, r)})
+            for q, weight in enumerate(self.program.weights)
+        ]
+
+    def fold_loop(self) -> list[str]:
+        def use(o: int, number: int) -> Callable[[int], list[str]]:
+            def step(r: int) -> list[str]:
+                names = self.names(o, r) | {"t": operand(self.program, number, r)}
+                text = [fill(self.program.reduction.step, names), *self.each_weight(o, r)]
+                return self.around(o, r, block("", text))
+
+            return step
+
+        uses = [((number, *self.program.weights), use(o, number)) for o, number in self.components]
+        return block("for (int c = 0; c < m; c++)", self.pair_body(uses))
 
     def shifted_loop(self) -> list[str]:
-        """Terms of a chunk go to memory while their maximum is found; then each costs one exp."""
+        """Terms of a chunk go to memory while their maximum is found; then each costs one exp.
+
+        The sums of a chunk are made apart and then added: in two levels, rounding errors stay small.
+        """
 
         def term(o: int, r: int) -> str:
             return f"*at(S, (((c - c0) * COMPONENTS + {o}) * ROWS + {r}) * LANES)"
 
-        search = self.pair_body(lambda o, r, value: [f"{term(o, r)} = {value};"])
-        lines = _loop("for (int c = c0; c < c1; c++)", search)
-        for r in self.row_range:
-            for o, _ in self.components:
-                add = [
-                    f"V n = m{o}_{r};",
-                    f"for (int c = c0; c < c1; c++) n = {term(o, r)} > n ? {term(o, r)} : n;",
-                    f"const V h{o}_{r} = finite_or_zero(n);",
-                    f"s{o}_{r} = s{o}_{r} * exp(m{o}_{r} - h{o}_{r});",
-                    f"m{o}_{r} = n;",
-                    *_loop("for (int c = c0; c < c1; c++)", [self.step(o, r, term(o, r))]),
-                ]
-                lines += _loop("", self.around(o, r, add))
-        return _loop(
+        def store(o: int, number: int) -> Callable[[int], list[str]]:
+            return lambda r: [f"{term(o, r)} = {operand(self.program, number, r)};"]
+
+        search = self.pair_body([((number,), store(o, number)) for o, number in self.components])
+        lines = block("for (int c = c0; c < c1; c++)", search)
+        every = [(o, r) for r in self.row_range for o, _ in self.components]
+        for o, r in every:
+            m = f"m_{o}_{r}"
+            shift = [
+                f"V n = {m};",
+                f"for (int c = c0; c < c1; c++) n = {term(o, r)} > n ? {term(o, r)} : n;",
+                f"h_{o}_{r} = finite_or_zero(n);",
+                f"const V a = exp({m} - h_{o}_{r});",
+                f"{m} = n;",
+                *(f"{name} = {name} * a;" for name, _, _ in self.sums(o, r)),
+            ]
+            lines += [f"V h_{o}_{r};", *block("", self.around(o, r, shift))]
+            lines += [f"V chunk_{name} = K(0);" for name, _, _ in self.sums(o, r)]
+            if not self.program.weights:
+                add = self.add_power(o, r, term(o, r))
+                lines += block("for (int c = c0; c < c1; c++)", add)
+        if self.program.weights:
+            body = self.pair_body([(self.program.weights, lambda r: self.add_power(0, r, term(0, r)))])
+            lines += block("for (int c = c0; c < c1; c++)", body)
+        for o, r in every:
+            add = [f"{name} = {name} + chunk_{name};" for name, _, _ in self.sums(o, r)]
+            lines += block("", self.around(o, r, add))
+        return block(
             "for (int c0 = 0; c0 < m; c0 += CHUNK)", ["const int c1 = (int)smaller(m, c0 + CHUNK);", *lines]
         )
 
-    def step(self, o: int, r: int, term: str) -> str:
-        names = {field.name: _state(field, o, r) for field in self.fields}
-        return step(self.program, names, term, "c", f"h{o}_{r}")
+    def sums(self, o: int, r: int) -> list[tuple[str, str, Field]]:
+        """The state of a shifted sum but for its maximum."""
+        return [found for found in self.scalars(o, r) if found[2].name != "m"]
+
+    def add_power(self, o: int, r: int, term: str) -> list[str]:
+        """Add exp(term - maximum), times each weight, to the sums of the chunk."""
+        text, (field, *_) = self.program.reduction.step_each, (f for f in self.fields if f.name != "m")
+        lines = [f"const V e = exp({term} - h_{o}_{r});"]
+        if not self.program.weights:
+            return [*lines, fill(text, {field.name: f"chunk_{field.name}_{o}_{r}", "e": "e"})]
+        for q, weight in enumerate(self.program.weights):
+            names = {
+                field.name: f"chunk_{field.name}_{o}_{r}_{q}",
+                "w": operand(self.program, weight, r),
+                "e": "e",
+            }
+            lines.append(fill(text, names))
+        return lines
 
     # -- the wide state
 
-    def identity(self) -> str:
+    def wide(self, pitch: str, lane: str) -> tuple[list[str], dict[str, str]]:
+        """Declarations that name the wide state of component `o`, and the names."""
+        lines, names = [], {}
+        for field in self.fields:
+            first, _ = self.slots[field.name]
+            place = f"wide[o][{first}][{lane}]"
+            kind = f"f64 &w_{field.name} = {place};"
+            if field.each:
+                kind = f"const Entries<f64> w_{field.name} = {{&{place}, {pitch}}};"
+            lines.append(kind)
+            names[field.name] = f"w_{field.name}"
+        return lines, names
+
+    def identity(self, pitch: str, by: int) -> str:
         lines = []
-        for f, field in enumerate(self.fields):
+        for field in self.fields:
+            first, count = self.slots[field.name]
             value = field.identity.replace("KI(", "(").replace("K(", "(")
-            lines.append(f"wide[o][{f}][l] = {value};")
-        return indent(lines, 8)
+            lines.append(f"for (int f = {first}; f < {first + count}; f++) wide[o][f][l] = {value};")
+        return indent(lines, by)
 
     def lane_pointers(self) -> str:
         return indent(
             [
-                f"const {'IT' if field.is_index else 'T'} *const p_{field.name} = "
-                f"(const {'IT' if field.is_index else 'T'} *)lane + (o * FIELDS + {f}) * GROUP;"
-                for f, field in enumerate(self.fields)
+                f"const {'IT' if field.is_integer else 'T'} *const p_{field.name} = "
+                f"(const {'IT' if field.is_integer else 'T'} *)lane + (o * SLOTS + {first}) * GROUP;"
+                for field in self.fields
+                for first, _ in [self.slots[field.name]]
             ],
-            10,
+            12,
         )
+
+    def later(self, read: Callable[[Field, str], str]) -> tuple[list[str], dict[str, str]]:
+        """Declarations of the state to merge in, as doubles, and the names; `read` gives one of its numbers."""
+        lines, names = [], {}
+        for field in self.fields:
+            _, count = self.slots[field.name]
+            name = f"l_{field.name}"
+            if field.each:
+                copy = f"for (int q = 0; q < {count}; q++) {name}[q] = {read(field, 'q')};"
+                lines += [f"f64 {name}[{count}];", copy]
+            else:
+                lines.append(f"const f64 {name} = {read(field, '0')};")
+            names[f"{field.name}2"] = name
+        return lines, names
+
+    def merge(self, later: list[str], later_names: dict[str, str], pitch: str, lane: str, by: int) -> str:
+        lines, names = self.wide(pitch, lane)
+        text = fill(self.program.reduction.merge, sizes(self.program) | names | later_names)
+        return indent([*lines, *later, text], by)
 
     def flush(self) -> str:
         """Merge the lane state into the wide state."""
-        lines = []
-        for f, field in enumerate(self.fields):
-            name = field.name
-            value = f"p_{name}[l] < 0 ? -1 : col0 + p_{name}[l]" if field.is_index else f"p_{name}[l]"
-            lines.append(f"f64 &w_{name} = wide[o][{f}][g + l]; const f64 l_{name} = (f64)({value});")
-        names = [field.name for field in self.fields]
-        lines.append(merge(self.program, {n: f"w_{n}" for n in names}, {n: f"l_{n}" for n in names}))
-        return indent(lines, 12)
+
+        def read(field: Field, q: str) -> str:
+            element = f"p_{field.name}[{'l' if q == '0' else f'{q} * GROUP + l'}]"
+            return f"{element} < 0 ? -1 : f64(col0 + {element})" if field.kind == "column" else f"(f64){element}"
+
+        return self.merge(*self.later(read), "BLOCK", "g + l", 14)
 
     def merge_splits(self) -> str:
-        lines, earlier, later = [], {}, {}
-        for f, field in enumerate(self.fields):
-            earlier[field.name] = f"wide[o][{f}][0]"
-            later[field.name] = f"l_{field.name}"
-            lines.append(f"const f64 l_{field.name} = later[{f} * rows];")
-        return indent([*lines, merge(self.program, earlier, later)], 8)
+        def read(field: Field, q: str) -> str:
+            first, _ = self.slots[field.name]
+            element = f"later[({first} + {q}) * rows]"
+            over_rows = field.kind == "column" and self.program.over_rows
+            return f"{element} < 0 ? -1 : f64(row) * f64(cols) + {element}" if over_rows else element
 
-    def finish(self, by: int) -> str:
+        return self.merge(*self.later(read), "1", "0", 12)
+
+    def finish(self, pitch: str, by: int) -> str:
         lines = []
-        names = {field.name: f"wide[o][{f}][l]" for f, field in enumerate(self.fields)}
+        declared, names = self.wide(pitch, "l")
         for k, output in enumerate(self.program.outputs):
-            value = fill(self.program.reduction.results[output.result].finish, names)
-            end = output.first + output.count
-            lines += [
-                f"for (int o = {output.first}; o < {end}; o++)",
-                f"  o{k}[row * {output.count} + o - {output.first}] = ({self.out_type(output)})({value});",
-            ]
+            body = [*declared, *finish(self.program, output, f"(o{k} + at_row * {output.width})", names)]
+            lines += block(f"for (int o = {output.first}; o < {output.first + output.count}; o++)", body)
         return indent(lines, by)
-
-
-def _state(field: Field, o: int, r: int) -> str:
-    """The C variable of one field of the lane state."""
-    return f"{field.name}{o}_{r}"
-
-
-def _loop(head: str, body: list[str]) -> list[str]:
-    """`head { body }`, or nothing around nothing."""
-    return [f"{head} {{".strip(), *("  " + line for line in body), "}"] if body else []

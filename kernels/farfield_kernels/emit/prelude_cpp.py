@@ -30,6 +30,10 @@ enum {{ LANES = BYTES / sizeof(T) }};
 #define HOT static inline __attribute__((always_inline))
 HOT V K(T a) {{ return a - (V){{}}; }}
 HOT I KI(IT a) {{ return a - (I){{}}; }}
+template <class E> struct Entries {{
+  E *p; i64 step;
+  __attribute__((always_inline)) E &operator[](i64 q) const {{ return p[q * step]; }}
+}};
 """
 
 C_TYPES = {"float32": ("float", "int"), "float64": ("double", "long long")}
@@ -139,7 +143,18 @@ _FINITE = """\
 HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 """
+_ANY = """\
+typedef i64 Bits __attribute__((vector_size(BYTES)));
+HOT i64 any(I condition) {
+  const Bits bits = (Bits)condition;
+  i64 found = 0;
+  for (int l = 0; l < BYTES / 8; l++) found |= bits[l];
+  return found;
+}
+HOT bool any(bool condition) { return condition; }
+"""
 _LOG_WIDE = "HOT f64 log(f64 x) { return __builtin_log(x); }\n"
+_SQRT_WIDE = "HOT f64 sqrt(f64 x) { return __builtin_sqrt(x); }\n"
 
 
 def prelude(dtype: str, called: set[str]) -> str:
@@ -155,6 +170,8 @@ def prelude(dtype: str, called: set[str]) -> str:
         "sqrt": _SQRT.format(s=s, mask=mask, suffix=suffix),
         "fabs": _FABS.format(magnitude="0x7fffffff" if single else "0x7fffffffffffffffLL"),
         "finite_or_zero": _FINITE,
+        "any": _ANY,
     }
     functions["log"] += _LOG_WIDE
+    functions["sqrt"] += _SQRT_WIDE
     return TYPES.format(T=T, I=I) + "".join(text for name, text in functions.items() if name in called)

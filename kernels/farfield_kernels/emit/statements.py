@@ -7,8 +7,9 @@ the C variable `vn`; a row or pair value exists once per row held in registers a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from ..lower import Level, Program, Value
+from ..lower import Level, Output, Program, Value
 
 _PLACE = re.compile(r"\$(\w+)")
 _FUNCTION = re.compile(r"\b([a-z_]\w*)\(")
@@ -45,26 +46,78 @@ def statement(program: Program, number: int, r: int | None = None) -> str:
     return f"const V {operand(program, number, r)} = {fill(value.code, names)};"
 
 
-def statements(program: Program, level: Level, r: int | None = None) -> list[str]:
-    """The computed values of one level, in order."""
+def statements(program: Program, level: Level, r: int | None = None, only: set[int] | None = None) -> list[str]:
+    """The computed values of one level, in order; of those in `only`, if given."""
     return [
         statement(program, number, r)
         for number in program.at(level)
-        if not program.values[number].is_load and not is_inlined(program.values[number])
+        if not program.values[number].is_load
+        and not is_inlined(program.values[number])
+        and (only is None or number in only)
     ]
 
 
-def step(program: Program, state: dict[str, str], term: str, column: str, shift: str = "") -> str:
-    """The reduction's step, given the C names of the lane state's fields, the term and its column."""
-    return "{ " + fill(program.reduction.step, state | {"t": term, "c": column, "h": shift}) + " }"
+def below(program: Program, roots: Iterable[int]) -> set[int]:
+    """The values that `roots` are computed from, and themselves."""
+    found: set[int] = set()
+    stack = list(roots)
+    while stack:
+        number = stack.pop()
+        if number not in found:
+            found.add(number)
+            stack.extend(program.values[number].args)
+    return found
 
 
-def merge(program: Program, earlier: dict[str, str], later: dict[str, str]) -> str:
-    """The reduction's merge of two wide states, given the C names of their fields."""
-    names = dict(earlier) | {f"{name}2": text for name, text in later.items()}
-    return fill(program.reduction.merge, names)
+def sizes(program: Program) -> dict[str, str]:
+    """What `$K` and `$W` stand for in the texts of the reduction."""
+    return {"K": str(program.K), "W": str(len(program.weights))}
+
+
+def slots(program: Program) -> dict[str, tuple[int, int]]:
+    """Field -> (first slot, number of slots) within the state of one component."""
+    found, first = {}, 0
+    for field in program.reduction.state:
+        found[field.name] = (first, program.entries(field))
+        first += program.entries(field)
+    return found
+
+
+def finish(program: Program, output: Output, target: str, state: dict[str, str]) -> list[str]:
+    """Statements that write one output for component `o`: `target` is the row's first element, `state` names the
+    fields of the wide state."""
+    result = output.result
+    names = sizes(program) | state
+    kind = "i64" if output.is_index else "f64" if output.is_sum else "T"
+
+    def write(place: str, value: str) -> str:
+        return f"{target}[{place}] = ({kind})({fill(value, names)});"
+
+    place = f"o - {output.first}" if output.first else "o"
+    lines = [] if result.head is None else [write("0", result.head)]
+    if result.each == "":
+        lines.append(write(place, result.finish))
+    elif result.each == "K":
+        entry = write(f"q * {output.count} + {place}", result.finish)
+        lines.append(f"for (int q = 0; q < {program.K}; q++) {entry}")
+    else:
+        ahead = "q" if result.head is None else "1 + q"
+        entries = len(program.weights) - result.skip
+        lines.append(f"for (int q = 0; q < {entries}; q++) {write(ahead, result.finish)}")
+    return lines
+
+
+def title(program: Program) -> str:
+    """What the first line of a source says."""
+    over = "both axes" if program.over_rows else "columns"
+    return f"{program.reduction.name} over {over}, rows are {program.row_axis}"
 
 
 def indent(lines: list[str], by: int) -> str:
     """Join lines, each set in by `by` spaces."""
     return "\n".join(" " * by + line for line in lines)
+
+
+def block(head: str, body: list[str]) -> list[str]:
+    """`head { body }`, or nothing around nothing."""
+    return [f"{head} {{".strip(), *("  " + line for line in body), "}"] if body else []

@@ -11,8 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
+from farfield_kernels.arguments import Sizes
 from farfield_kernels.errors import FarfieldError, FormulaError, error_classes
-from farfield_kernels.operation import Operation, Sizes
+from farfield_kernels.operation import Operation
 
 from ..admission import Room, check_body_headers, check_sizes, reserve
 from ..arena import Lease
@@ -156,7 +157,8 @@ def _message(received: _Received, body: Lease, room: Room, request_id: str) -> d
     words = received.call.words
     return {
         "request_id": request_id,
-        "spec": [words.formula, words.variables, words.reduction, words.axis, words.wrt],
+        "spec": words.spec().changed(),
+        "ranges": words.ranges,
         "inputs": [
             [tensor.dtype, tensor.shape, body.offset + start]
             for tensor, (start, _) in zip(received.call.arguments, received.call.spans, strict=True)

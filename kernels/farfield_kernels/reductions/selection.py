@@ -1,0 +1,201 @@
+"""Extrema, their places, and the K best terms.
+
+NaN wins over every number, as in NumPy, and the first of equal terms is taken. With `nan_policy="ignore"` NaN
+never wins. A place of -1 stands for "no column was better than the identity": for one extremum, if there were
+columns, then all were infinite (or passed over) and the first is taken; for K of them, there are not so many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..expr import Array, Expr
+from ..operators.vector import contract
+from .kinds import Field, Pair, Reduction, Result, declare
+
+# ---- one -----------------------------------------------------------------------------------------------------
+
+
+def _extremum_of(name: str, worst: float, *, ignore: bool) -> Callable[..., tuple[Array, Array]]:
+    def select(terms: Array, weights: Array | None, K: int) -> tuple[Array, Array]:
+        if ignore:
+            terms = np.where(np.isnan(terms), worst, terms)
+        if terms.shape[1] == 0:
+            shape = (terms.shape[0], terms.shape[2])
+            return np.full(shape, worst), np.full(shape, -1)
+        return getattr(np, name.lower())(terms, axis=1), getattr(np, f"arg{name.lower()}")(terms, axis=1)
+
+    return select
+
+
+def _at_selected(pair: Pair) -> tuple[Expr, None]:
+    return pair.cotangents[0] * pair.selected(pair.saved[0]), None
+
+
+def _declare_extremum(name: str, adjective: str, better: str, identity: str, worst: float) -> None:
+    value, place = Field("m", identity), Field("k", "KI(-1)", kind="column")
+    of_value = Result("$m")
+    of_place = Result("$k < 0 && terms > 0 ? 0 : $k", kind="column")
+
+    def variants(ignore: bool) -> dict[str, Reduction]:
+        select = _extremum_of(name, worst, ignore=ignore)
+        or_nan, or_first_nan, or_nan2, or_first_nan2 = (
+            ("", "", "", "")
+            if ignore
+            else (
+                " | ($t != $t)",
+                " | (($t != $t) & ($m == $m))",
+                " || $m2 != $m2",
+                " || ($m2 != $m2 && $m == $m)",
+            )
+        )
+        values: dict[str, Any] = {
+            "state": (value,),
+            "step": f"$m = ($t {better} $m){or_nan} ? $t : $m;",
+            "merge": f"if ($m2 {better} $m{or_nan2}) $m = $m2;",
+        }
+        places: dict[str, Any] = {
+            "state": (value, place),
+            "step": f"const auto w = ($t {better} $m){or_first_nan}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
+            "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
+        }
+        both = Reduction(
+            name=f"{name}_Arg{name}",
+            doc=f"the {adjective} term and its column number",
+            **places,
+            results=(of_value, of_place),
+            reference=select,
+            gradient=_at_selected,
+            saves=(1,),
+        )
+        alone = Reduction(
+            name=name,
+            doc=f"{adjective} term; {worst} of nothing",
+            **values,
+            results=(of_value,),
+            reference=lambda *args: select(*args)[:1],
+            saving=both,
+        )
+        number = Reduction(
+            name=f"Arg{name}",
+            doc=f"column number of the {adjective} term, the first on ties; -1 of nothing",
+            **places,
+            results=(of_place,),
+            reference=lambda *args: select(*args)[1:],
+        )
+        return {found.name: found for found in (alone, number, both)}
+
+    ignoring = variants(ignore=True)
+    for found in variants(ignore=False).values():
+        spellings = (f"{name}Arg{name}",) if found.name == f"{name}_Arg{name}" else ()
+        declare(replace(found, ignoring=ignoring[found.name]), *spellings)
+
+
+_declare_extremum("Max", "largest", ">", "K(-INF)", -np.inf)
+_declare_extremum("Min", "smallest", "<", "K(INF)", np.inf)
+
+
+# ---- the K best ----------------------------------------------------------------------------------------------
+# The state is sorted, best first. A term is placed by shifting those it beats; most terms beat none.
+
+
+def _best_of(worst: float, *, ignore: bool) -> Callable[..., tuple[Array, Array]]:
+    is_min = worst > 0
+
+    def select(terms: Array, weights: Array | None, K: int) -> tuple[Array, Array]:
+        rows, cols, dim = terms.shape
+        nan = np.isnan(terms)
+        last = nan if is_min or ignore else ~nan
+        order = np.lexsort((np.where(nan, 0.0, terms if is_min else -terms), last), axis=1)[:, :K]
+        values = np.full((rows, K, dim), worst)
+        places = np.full((rows, K, dim), -1)
+        values[:, :cols] = np.take_along_axis(terms, order, 1)
+        places[:, :cols] = order
+        if ignore:
+            passed = np.isnan(values)
+            values[passed], places[passed] = worst, -1
+        return values.reshape(rows, K * dim), places.reshape(rows, K * dim)
+
+    return select
+
+
+def _at_best(pair: Pair) -> tuple[Expr, None]:
+    """Each of the K cotangents of a component goes where its term was."""
+    dim, hits = pair.term.dim, pair.selected(pair.saved[0])
+    return contract(pair.cotangents[0], hits, (0, 1), (0, 1), (1,), (pair.K, dim)), None
+
+
+def _declare_best(name: str, adjective: str, better: str, identity: str, worst: float) -> None:
+    def beats(term: str, value: str, place: str, *, ignore: bool) -> str:
+        """A term takes an empty place, and one that is worse; of NaN, the first."""
+        if ignore:
+            return f"({term} {better} {value}) | (({place} < 0) & ({term} == {term}))"
+        nan = (
+            f"({value} != {value}) & ({term} == {term})"
+            if worst > 0
+            else f"({term} != {term}) & ({value} == {value})"
+        )
+        return f"({term} {better} {value}) | ({place} < 0) | ({nan})"
+
+    state = (Field("v", identity, each="K"), Field("k", "KI(-1)", kind="column", each="K"))
+    of_values = Result("$v[q]", each="K")
+    of_places = Result("$k[q]", kind="column", each="K")
+
+    def variants(ignore: bool) -> dict[str, Reduction]:
+        select = _best_of(worst, ignore=ignore)
+        text: dict[str, Any] = {
+            "state": state,
+            "step": (
+                f"const V t = $t; if (any({beats('t', '$v[$K - 1]', '$k[$K - 1]', ignore=ignore)})) {{ "
+                "V x = t; I place = KI($c); for (int q = 0; q < $K; q++) { "
+                "const V y = $v[q]; const I before = $k[q]; "
+                f"const auto w = {beats('t', 'y', 'before', ignore=ignore)}; "
+                "$v[q] = w ? x : y; $k[q] = w ? place : before; x = w ? y : x; place = w ? before : place; } }"
+            ),
+            "merge": (
+                "for (int u = 0; u < $K; u++) { const double t = $v2[u]; double x = t, place = $k2[u]; "
+                f"if (place < 0 || !({beats('t', '$v[$K - 1]', '$k[$K - 1]', ignore=ignore)})) break; "
+                "for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
+                f"if ({beats('t', 'y', 'before', ignore=ignore)}) "
+                "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
+            ),
+            "takes_count": True,
+        }
+        both = Reduction(
+            name=f"{name}_Arg{name}",
+            doc=f"the K {adjective} terms and their column numbers",
+            **text,
+            results=(of_values, of_places),
+            reference=select,
+            gradient=_at_best,
+            saves=(1,),
+        )
+        alone = Reduction(
+            name=name,
+            doc=f"the K {adjective} terms, in order; {worst} where there are fewer",
+            **text,
+            results=(of_values,),
+            reference=lambda *args: select(*args)[:1],
+            saving=both,
+        )
+        number = Reduction(
+            name=f"Arg{name}",
+            doc=f"column numbers of the K {adjective} terms, the first on ties; -1 where there are fewer",
+            **text,
+            results=(of_places,),
+            reference=lambda *args: select(*args)[1:],
+        )
+        return {found.name: found for found in (alone, number, both)}
+
+    ignoring = variants(ignore=True)
+    for found in variants(ignore=False).values():
+        spellings = (f"{name}Arg{name}",) if found.name == f"{name}_Arg{name}" else ()
+        declare(replace(found, ignoring=ignoring[found.name]), *spellings)
+
+
+_declare_best("KMin", "smallest", "<", "K(INF)", np.inf)
+_declare_best("KMax", "largest", ">", "K(-INF)", -np.inf)
