@@ -14,7 +14,6 @@ from farfield.errors import (
     DtypeError,
     FarfieldError,
     FormulaError,
-    NotYetAvailable,
     ShapeError,
 )
 from farfield.numpy import Genred
@@ -156,7 +155,7 @@ WRONG_ARGUMENTS: dict[str, tuple[list[Any], type[FarfieldError], str]] = {
     "a wide x": ([(7, 4), Y, B], ShapeError, "argument 0 (x)"),
     "a narrow y": ([X, (5, 2), B], ShapeError, "argument 1 (y)"),
     "a flat b": ([X, Y, (5,)], ShapeError, "argument 2 (b)"),
-    "a batch": ([(2, 7, 3), Y, B], ShapeError, "argument 0 (x)"),
+    "two batches": ([(2, 7, 3), (3, 5, 3), B], ShapeError, "argument 1 (y) has batch axes (3,)"),
     "no axes": ([(), Y, B], ShapeError, "argument 0 (x)"),
     "other rows": ([X, Y, (6, 2)], ShapeError, "argument 2 (b) has 6 rows, but argument 1 (y) has 5"),
     "float32 among float64": ([X, Y, np.ones(B, "float32")], DtypeError, "argument 2 (b) is float32"),
@@ -165,7 +164,7 @@ WRONG_ARGUMENTS: dict[str, tuple[list[Any], type[FarfieldError], str]] = {
     "complex": ([np.ones(X, complex), Y, B], DtypeError, "argument 0 (x) is complex128"),
     "text": ([np.full(X, "a"), Y, B], DtypeError, "argument 0 (x) is str"),
     "objects": ([np.full(X, None), Y, B], DtypeError, "argument 0 (x) is object"),
-    "float16": ([np.ones(X, "float16"), Y, B], NotYetAvailable, "float16"),
+    "float128": ([np.ones(X, "longdouble"), Y, B], DtypeError, "argument 0 (x) is float128"),
 }
 
 
@@ -202,7 +201,7 @@ WRONG_WORDS: dict[str, tuple[dict[str, Any], type[FarfieldError], str, str]] = {
     "an axis of 2": ({"axis": 2}, FormulaError, "axis", ""),
     "aliases in one text": ({"aliases": "x = Vi(3)"}, FormulaError, "variables", ""),
     "aliases of None": ({"aliases": None}, FormulaError, "variables", ""),
-    "dtype float16": ({"dtype": "float16"}, DtypeError, "dtype", ""),
+    "dtype float128": ({"dtype": "float128"}, DtypeError, "dtype", ""),
     "dtype int64": ({"dtype": "int64"}, DtypeError, "dtype", ""),
 }
 

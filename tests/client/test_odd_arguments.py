@@ -26,7 +26,7 @@ X, Y = np.ones((3, 1)), np.ones((4, 1))
         ("x*y", "x = Vi(1)"),
         ("x*y", 5),
         ("x*y", ["x = Vi(1)", 5]),
-        ("x*y", VARIABLES, None),
+        ("x*y", VARIABLES, 1.5),
         ("x*y", VARIABLES, "Sum", [1]),
         ("x*y", VARIABLES, "Sum", 1.0),
         ("x*y", VARIABLES, "Sum", True),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import farfield
-from farfield.errors import ArgumentError, DtypeError, FarfieldError, NotYetAvailable, ShapeError
+from farfield.errors import ArgumentError, DtypeError, FarfieldError, ShapeError
 from farfield.torch import Genred
 
 FORMULA, ALIASES = "Exp(-g*SqDist(x,y))*b", ["x = Vi(3)", "y = Vj(3)", "b = Vj(2)", "g = Pm(1)"]
@@ -203,13 +203,12 @@ WRONG_ARGUMENTS: dict[str, tuple[Callable[[], list[Any]], type[FarfieldError], s
     "a wide x": (lambda: [(7, 4), Y, B, G], ShapeError, "argument 0 (x)"),
     "other rows": (lambda: [X, Y, (6, 2), G], ShapeError, "argument 2 (b) has 6 rows, but argument 1 (y) has 5"),
     "a parameter without axes": (lambda: [X, Y, B, ()], ShapeError, "argument 3 (g)"),
-    "a parameter as a row": (lambda: [X, Y, B, (1, 1)], ShapeError, "argument 3 (g)"),
+    "a wide parameter": (lambda: [X, Y, B, (2,)], ShapeError, "argument 3 (g)"),
     "float64 among float32": (lambda: [X, Y, torch.ones(B).double(), G], DtypeError, "argument 2 (b) is float64"),
     "integers": (lambda: [torch.ones(X).long(), Y, B, G], DtypeError, "argument 0 (x) is int64: write .float()"),
     "truths": (lambda: [torch.ones(X).bool(), Y, B, G], DtypeError, "argument 0 (x) is bool"),
     "complex": (lambda: [torch.ones(X) * 1j, Y, B, G], DtypeError, "argument 0 (x) is complex64"),
-    "float16": (lambda: [torch.ones(X).half(), Y, B, G], NotYetAvailable, "float16"),
-    "bfloat16": (lambda: [torch.ones(X).bfloat16(), Y, B, G], NotYetAvailable, "bfloat16"),
+    "float16 among float32": (lambda: [torch.ones(X).half(), Y, B, G], DtypeError, "argument 0 (x) is float16"),
     "another device": (lambda: [torch.ones(X, device="meta"), Y, B, G], ArgumentError, "argument 1 on cpu"),
 }
 

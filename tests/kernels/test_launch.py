@@ -12,6 +12,7 @@ import pytest
 from farfield_kernels import build, launch
 from farfield_kernels.engine import run
 from farfield_kernels.expr import Array
+from farfield_kernels.launch import Extent
 from farfield_kernels.operation import Spec
 
 SPEC = Spec("Exp(-SqDist(x,y))", ("x = Vi(3)", "y = Vj(3)"))
@@ -68,7 +69,7 @@ def test_an_interrupt_leaves_no_thread_in_the_kernel() -> None:
     try:
         out = np.empty((len(large), 1), np.float32)
         with pytest.raises(KeyboardInterrupt):
-            kernel([large, large], [out], len(large), len(large))
+            kernel([large, large], [out], Extent(len(large), len(large), terms=len(large) ** 2))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

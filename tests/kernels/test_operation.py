@@ -10,6 +10,7 @@ from farfield_kernels.errors import (
     DtypeError,
     FarfieldError,
     FormulaError,
+    LimitError,
     NotYetAvailable,
     ShapeError,
 )
@@ -38,23 +39,31 @@ WRONG_ARGUMENTS: tuple[tuple[list[str], list[tuple[int, ...]], type[FarfieldErro
      ("argument 0 (x) has shape (5, 2), (M, 3) is needed",), "arguments[0]"),
     (F32, [(3,), *RIGHT[1:]], ShapeError,
      ("argument 0 (x) has shape (3,), (M, 3) is needed",), "arguments[0]"),
-    (F32, [(1, 5, 3), *RIGHT[1:]], ShapeError, ("argument 0 (x) has shape (1, 5, 3)",), "arguments[0]"),
+    (F32, [(2, 5, 3), (3, 7, 3), *RIGHT[2:]], ShapeError,
+     ("argument 1 (y) has batch axes (3,), which do not broadcast with (2,)",), "arguments[1]"),
+    (F32, [(*(1,) * 17, 5, 3), *RIGHT[1:]], ShapeError, ("argument 0 (x) has 17 batch axes",), "arguments[0]"),
+    (F32, [(9_000_000, 0, 3), *RIGHT[1:]], LimitError, ("more than 4194304 elements",), "arguments"),
     (F32, [(5, 3), (7, 3), (8, 1), (1,)], ShapeError,
      ("argument 2 (a) has 8 rows, but argument 1 (y) has 7",), "arguments[2]"),
     (F32, [(5, 3), (7, 3), (1, 1), (1,)], ShapeError, ("argument 2 (a) has 1 rows",), "arguments[2]"),
     (F32, [*RIGHT[:3], (2,)], ShapeError, ("argument 3 (p) has shape (2,), (1,) is needed",), "arguments[3]"),
-    (F32, [*RIGHT[:3], (1, 1)], ShapeError, ("argument 3 (p) has shape (1, 1), (1,) is needed",), "arguments[3]"),
+    (F32, [*RIGHT[:3], (1, 2)], ShapeError, ("argument 3 (p) has shape (1, 2), (1,) is needed",), "arguments[3]"),
     (F32, [*RIGHT[:3], ()], ShapeError, ("argument 3 (p) has shape (), (1,) is needed",), "arguments[3]"),
 )  # fmt: skip
 
 
 def test_right_arguments_give_their_type_and_sizes() -> None:
     """The valid neighbours of the wrong calls: both types, no rows, no columns, missing axes."""
-    assert check_arguments(read(SEED), F32, RIGHT) == Sizes("float32", 5, 7)
-    assert check_arguments(read(SEED), ["float64"] * 4, RIGHT) == Sizes("float64", 5, 7)
-    assert check_arguments(read(SEED), F32, [(0, 3), (0, 3), (0, 1), (1,)]) == Sizes("float32", 0, 0)
+    assert check_arguments(read(SEED), F32, RIGHT) == Sizes("float32", 5, 7, (), ((),) * 4)
+    assert check_arguments(read(SEED), ["float64"] * 4, RIGHT) == Sizes("float64", 5, 7, (), ((),) * 4)
+    assert check_arguments(read(SEED), F32, [(0, 3), (0, 3), (0, 1), (1,)]) == Sizes(
+        "float32", 0, 0, (), ((),) * 4
+    )
     only_j = read(Spec("y", ("y = Vj(3)",)))
-    assert check_arguments(only_j, ["float32"], [(9, 3)]) == Sizes("float32", 1, 9)
+    assert check_arguments(only_j, ["float32"], [(9, 3)]) == Sizes("float32", 1, 9, (), ((),))
+    batched = check_arguments(read(SEED), F32, [(2, 1, 5, 3), (7, 3), (4, 7, 1), (1, 1)])
+    assert batched == Sizes("float32", 5, 7, (2, 4), ((2, 1), (), (4,), (1,)))
+    assert batched.pairs == 2 * 4 * 5 * 7
 
 
 def test_wrong_arguments_name_the_argument_and_the_values() -> None:
@@ -74,7 +83,9 @@ def test_a_vjp_takes_saved_results_and_cotangents() -> None:
         ("i", 2, False), ("j", 2, False), ("i", 2, True), ("i", 2, False),
     ]  # fmt: skip
     shapes = [(4, 2), (5, 2), (4, 2), (4, 2)]
-    assert check_arguments(vjp, ["float32", "float32", "int64", "float32"], shapes) == Sizes("float32", 4, 5)
+    assert check_arguments(vjp, ["float32", "float32", "int64", "float32"], shapes) == Sizes(
+        "float32", 4, 5, (), ((),) * 4
+    )
     with pytest.raises(DtypeError, match=r"argument 2 \(result\) holds indices: int64 is needed, got float32"):
         check_arguments(vjp, ["float32"] * 4, shapes)
     with pytest.raises(ShapeError, match=r"argument 3 \(result\) has 5 rows, but argument 0 \(x\) has 4"):
@@ -97,7 +108,7 @@ def test_wrong_requests_for_gradients() -> None:
         read(SEED.vjp((0,)).vjp((0,)).vjp((0,)).vjp((0,)).vjp((0,)))
     with pytest.raises(ArgumentError, match="argument 2 holds indices and has no gradient"):
         read(Spec("x*y", ("x = Vi(1)", "y = Vj(1)"), "Max").vjp((0,)).vjp((2,)))
-    with pytest.raises(ArgumentError, match="ArgMax has no gradient of its own"):
+    with pytest.raises(ArgumentError, match="the results of ArgMax have no gradient"):
         read(Spec("x*y", ("x = Vi(1)", "y = Vj(1)"), "ArgMax").vjp((0,)))
 
 

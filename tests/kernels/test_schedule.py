@@ -60,7 +60,8 @@ def test_tiles_that_shared_memory_cannot_hold_are_refused() -> None:
 def test_few_rows_are_split_over_columns() -> None:
     """Ten rows and a million columns give every core several parts; many rows or few columns are not split."""
     plan = schedule(WIDE)
-    assert split(plan, 10, 1_000_000, workers=4) == 16
-    assert split(plan, 100_000, 1_000_000, workers=4) == 1
-    assert split(plan, 10, 100, workers=4) == 1
-    assert split(plan, 0, 100, workers=4) == 1
+    assert split(plan, 10, 1_000_000, 1, workers=4) == 16
+    assert split(plan, 10, 1_000_000, 16, workers=4) == 1
+    assert split(plan, 100_000, 1_000_000, 1, workers=4) == 1
+    assert split(plan, 10, 100, 1, workers=4) == 1
+    assert split(plan, 0, 100, 1, workers=4) == 1

@@ -46,7 +46,7 @@ def test_errors_of_the_language_keep_their_place() -> None:
 def test_unknown_words_are_refused() -> None:
     """A word that this version does not know is not passed over."""
     with pytest.raises(ValidationError):
-        Words(**WORDS, dtype_acc="float64")
+        Words(**WORDS, backend="GPU")
 
 
 @pytest.mark.parametrize("name", Words.model_fields)

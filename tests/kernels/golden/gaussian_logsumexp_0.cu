@@ -7,35 +7,45 @@ typedef int I;
 #define K(a) ((T)(a))
 #define KI(a) ((I)(a))
 #define INF __longlong_as_double(0x7ff0000000000000LL)
+#define any(condition) (condition)
 #define ROWS 4
 #define TILE 128
 #define CHUNK 8
 #define COL_SLOTS 2
 #define COMPONENTS 1
-#define FIELDS 2
+#define SLOTS 2
+#define OVER_ROWS 0
 
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
 static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
 extern "C" __global__ void __launch_bounds__(128)
-farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const T *__restrict__ a1, const T *__restrict__ a2, T *__restrict__ o0, f64 *partial) {
+farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__restrict__ blocks,
+                const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, const T *__restrict__ b2, T *__restrict__ o0, f64 *partial) {
   __shared__ __align__(16) T tile[TILE][COL_SLOTS];
+  const i64 unit = blockIdx.x;
+  const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 split = blockIdx.y;
-  const i64 col_begin = split * span, col_end = smaller(col_begin + span, cols);
-  const i64 first_row = (i64)blockIdx.x * blockDim.x * ROWS + threadIdx.x;
+  const i64 *const entry = blocks + 4 * block;
+  const i64 row0 = blocks ? entry[0] : block * blockDim.x * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row0 + (i64)blockDim.x * ROWS);
+  const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
+  i64 terms = 0;
+  const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 3 + 0] : 0);
+  const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 3 + 1] : 0);
+  const T *__restrict__ a2 = b2 + (offsets ? offsets[batch * 3 + 2] : 0);
   const V v9 = a2[0];
-  const i64 row0 = smaller(first_row + 0 * (i64)blockDim.x, rows - 1);
+  const i64 row0 = smaller(row0 + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
   const V v0_0 = a0[(row0) * 2 + 0];
   const V v1_0 = a0[(row0) * 2 + 1];
-  const i64 row1 = smaller(first_row + 1 * (i64)blockDim.x, rows - 1);
+  const i64 row1 = smaller(row0 + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
   const V v0_1 = a0[(row1) * 2 + 0];
   const V v1_1 = a0[(row1) * 2 + 1];
-  const i64 row2 = smaller(first_row + 2 * (i64)blockDim.x, rows - 1);
+  const i64 row2 = smaller(row0 + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
   const V v0_2 = a0[(row2) * 2 + 0];
   const V v1_2 = a0[(row2) * 2 + 1];
-  const i64 row3 = smaller(first_row + 3 * (i64)blockDim.x, rows - 1);
+  const i64 row3 = smaller(row0 + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
   const V v0_3 = a0[(row3) * 2 + 0];
   const V v1_3 = a0[(row3) * 2 + 1];
   f64 w_m[COMPONENTS][ROWS];
@@ -47,163 +57,206 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, const T *__restrict__ a0, const 
       w_m[o][r] = K(-INF);
       w_s[o][r] = K(0);
     }
-  for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-    const int count = (int)smaller(col_end - col0, TILE);
-    __syncthreads();
-    for (int q = threadIdx.x; q < count; q += blockDim.x) {
-      const i64 col = col0 + q;
-      const V v2 = a1[(col) * 2 + 0];
-      const V v3 = a1[(col) * 2 + 1];
-      tile[q][0] = v2;
-      tile[q][1] = v3;
-    }
-    __syncthreads();
-    V m[COMPONENTS][ROWS];
-    V s[COMPONENTS][ROWS];
-    #pragma unroll
-    for (int o = 0; o < COMPONENTS; o++)
-    #pragma unroll
-      for (int r = 0; r < ROWS; r++) {
-        m[o][r] = K(-INF);
-        s[o][r] = K(0);
+  for (i64 range = range_begin; range < range_end; range++) {
+    const i64 col_begin = blocks ? ranges[2 * range] : split * span;
+    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(col_begin + span, cols);
+    terms += col_end > col_begin ? col_end - col_begin : 0;
+    for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
+      const int count = (int)smaller(col_end - col0, TILE);
+      __syncthreads();
+      for (int q = threadIdx.x; q < count; q += blockDim.x) {
+        const i64 col = col0 + q;
+        const V v2 = a1[(col) * 2 + 0];
+        const V v3 = a1[(col) * 2 + 1];
+        tile[q][0] = v2;
+        tile[q][1] = v3;
       }
-    for (int c0 = 0; c0 < count; c0 += CHUNK) {
-      V t[COMPONENTS][ROWS][CHUNK];
+      __syncthreads();
+      V m[COMPONENTS][ROWS];
+      V s[COMPONENTS][ROWS];
       #pragma unroll
-      for (int u = 0; u < CHUNK; u++) if (c0 + u < count) {
-        const int c = c0 + u;
-        const V v2 = tile[c][0];
-        const V v3 = tile[c][1];
-        {
-          const V v4_0 = v0_0 - v2;
-          const V v5_0 = v1_0 - v3;
-          const V v6_0 = v4_0 * v4_0;
-          const V v7_0 = v5_0 * v5_0;
-          const V v8_0 = v6_0 + v7_0;
-          const V v10_0 = v8_0 * v9;
-          const V v11_0 = -v10_0;
-          t[0][0][u] = v11_0;
+      for (int o = 0; o < COMPONENTS; o++)
+      #pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+          m[o][r] = K(-INF);
+          s[o][r] = K(0);
         }
-        {
-          const V v4_1 = v0_1 - v2;
-          const V v5_1 = v1_1 - v3;
-          const V v6_1 = v4_1 * v4_1;
-          const V v7_1 = v5_1 * v5_1;
-          const V v8_1 = v6_1 + v7_1;
-          const V v10_1 = v8_1 * v9;
-          const V v11_1 = -v10_1;
-          t[0][1][u] = v11_1;
+      for (int c0 = 0; c0 < count; c0 += CHUNK) {
+        V t[COMPONENTS][ROWS][CHUNK], h[COMPONENTS][ROWS], chunk[COMPONENTS][ROWS];
+        #pragma unroll
+        for (int u = 0; u < CHUNK; u++) if (c0 + u < count) {
+          const int c = c0 + u;
+          const V v2 = tile[c][0];
+          const V v3 = tile[c][1];
+          {
+            const V v4_0 = v0_0 - v2;
+            const V v5_0 = v1_0 - v3;
+            const V v6_0 = v4_0 * v4_0;
+            const V v7_0 = v5_0 * v5_0;
+            const V v8_0 = v6_0 + v7_0;
+            const V v10_0 = v8_0 * v9;
+            const V v11_0 = -v10_0;
+            t[0][0][u] = v11_0;
+          }
+          {
+            const V v4_1 = v0_1 - v2;
+            const V v5_1 = v1_1 - v3;
+            const V v6_1 = v4_1 * v4_1;
+            const V v7_1 = v5_1 * v5_1;
+            const V v8_1 = v6_1 + v7_1;
+            const V v10_1 = v8_1 * v9;
+            const V v11_1 = -v10_1;
+            t[0][1][u] = v11_1;
+          }
+          {
+            const V v4_2 = v0_2 - v2;
+            const V v5_2 = v1_2 - v3;
+            const V v6_2 = v4_2 * v4_2;
+            const V v7_2 = v5_2 * v5_2;
+            const V v8_2 = v6_2 + v7_2;
+            const V v10_2 = v8_2 * v9;
+            const V v11_2 = -v10_2;
+            t[0][2][u] = v11_2;
+          }
+          {
+            const V v4_3 = v0_3 - v2;
+            const V v5_3 = v1_3 - v3;
+            const V v6_3 = v4_3 * v4_3;
+            const V v7_3 = v5_3 * v5_3;
+            const V v8_3 = v6_3 + v7_3;
+            const V v10_3 = v8_3 * v9;
+            const V v11_3 = -v10_3;
+            t[0][3][u] = v11_3;
+          }
         }
-        {
-          const V v4_2 = v0_2 - v2;
-          const V v5_2 = v1_2 - v3;
-          const V v6_2 = v4_2 * v4_2;
-          const V v7_2 = v5_2 * v5_2;
-          const V v8_2 = v6_2 + v7_2;
-          const V v10_2 = v8_2 * v9;
-          const V v11_2 = -v10_2;
-          t[0][2][u] = v11_2;
-        }
-        {
-          const V v4_3 = v0_3 - v2;
-          const V v5_3 = v1_3 - v3;
-          const V v6_3 = v4_3 * v4_3;
-          const V v7_3 = v5_3 * v5_3;
-          const V v8_3 = v6_3 + v7_3;
-          const V v10_3 = v8_3 * v9;
-          const V v11_3 = -v10_3;
-          t[0][3][u] = v11_3;
-        }
+        #pragma unroll
+        for (int o = 0; o < COMPONENTS; o++)
+        #pragma unroll
+          for (int r = 0; r < ROWS; r++) {
+            V n = m[o][r];
+            #pragma unroll
+            for (int u = 0; u < CHUNK; u++) if (c0 + u < count) n = t[o][r][u] > n ? t[o][r][u] : n;
+            h[o][r] = finite_or_zero(n);
+            const V a = exp(m[o][r] - h[o][r]);
+            m[o][r] = n;
+            s[o][r] = s[o][r] * a;
+            chunk[o][r] = K(0);
+          }
+        #pragma unroll
+        for (int o = 0; o < COMPONENTS; o++)
+        #pragma unroll
+          for (int r = 0; r < ROWS; r++) {
+            #pragma unroll
+            for (int u = 0; u < CHUNK; u++) if (c0 + u < count) chunk[o][r] = chunk[o][r] + exp(t[o][r][u] - h[o][r]);
+          }
+        #pragma unroll
+        for (int o = 0; o < COMPONENTS; o++)
+        #pragma unroll
+          for (int r = 0; r < ROWS; r++) {
+            s[o][r] = s[o][r] + chunk[o][r];
+          }
       }
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++)
       #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-          V n = m[o][r];
-          #pragma unroll
-          for (int u = 0; u < CHUNK; u++) if (c0 + u < count) n = t[o][r][u] > n ? t[o][r][u] : n;
-          const V h = finite_or_zero(n);
-          s[o][r] = s[o][r] * exp(m[o][r] - h);
-          m[o][r] = n;
-          #pragma unroll
-          for (int u = 0; u < CHUNK; u++) if (c0 + u < count) { s[o][r] = s[o][r] + exp(t[o][r][u] - h); }
+          f64 l_m;
+          l_m = (f64)m[o][r];
+          f64 l_s;
+          l_s = (f64)s[o][r];
+          const double h = finite_or_zero(w_m[o][r] > l_m ? w_m[o][r] : l_m), a = exp(w_m[o][r] - h), b = exp(l_m - h); w_m[o][r] = w_m[o][r] > l_m ? w_m[o][r] : l_m; w_s[o][r] = w_s[o][r] * a + l_s * b;
         }
     }
-    #pragma unroll
-    for (int o = 0; o < COMPONENTS; o++)
-    #pragma unroll
-      for (int r = 0; r < ROWS; r++) {
-        const f64 l_m = (f64)(m[o][r]);
-        const f64 l_s = (f64)(s[o][r]);
-        const double h = finite_or_zero(w_m[o][r] > l_m ? w_m[o][r] : l_m); w_s[o][r] = w_s[o][r] * exp(w_m[o][r] - h) + l_s * exp(l_m - h); w_m[o][r] = w_m[o][r] > l_m ? w_m[o][r] : l_m;
-      }
   }
-  if (first_row + 0 * (i64)blockDim.x < rows) {
+  if (row0 + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
     const i64 row = row0;
-    if (splits == 1) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
       #pragma unroll
-      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][0]) + log(w_s[o][0]));
-    } else {
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(finite_or_zero(w_m[o][0]) + log(w_s[o][0]));
+      }
+    }
+    else {
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++) {
-        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][0];
-        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][0];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][0];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_s[o][0];
       }
     }
   }
-  if (first_row + 1 * (i64)blockDim.x < rows) {
+  if (row0 + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
     const i64 row = row1;
-    if (splits == 1) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
       #pragma unroll
-      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][1]) + log(w_s[o][1]));
-    } else {
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(finite_or_zero(w_m[o][1]) + log(w_s[o][1]));
+      }
+    }
+    else {
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++) {
-        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][1];
-        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][1];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][1];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_s[o][1];
       }
     }
   }
-  if (first_row + 2 * (i64)blockDim.x < rows) {
+  if (row0 + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
     const i64 row = row2;
-    if (splits == 1) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
       #pragma unroll
-      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][2]) + log(w_s[o][2]));
-    } else {
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(finite_or_zero(w_m[o][2]) + log(w_s[o][2]));
+      }
+    }
+    else {
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++) {
-        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][2];
-        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][2];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][2];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_s[o][2];
       }
     }
   }
-  if (first_row + 3 * (i64)blockDim.x < rows) {
+  if (row0 + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
     const i64 row = row3;
-    if (splits == 1) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
       #pragma unroll
-      for (int o = 0; o < 1; o++) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m[o][3]) + log(w_s[o][3]));
-    } else {
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(finite_or_zero(w_m[o][3]) + log(w_s[o][3]));
+      }
+    }
+    else {
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++) {
-        partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row] = w_m[o][3];
-        partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row] = w_s[o][3];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][3];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_s[o][3];
       }
     }
   }
 }
 
 extern "C" __global__ void
-farfield_merge(i64 rows, i64 cols, i64 splits, T *__restrict__ o0, const f64 *partial) {
-  const i64 row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (row >= rows) return;
+farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__restrict__ o0, f64 *partial) {
+  const i64 at_row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at_row >= batches * rows) return;
+  const i64 batch = at_row / rows, row = at_row % rows;
   for (int o = 0; o < COMPONENTS; o++) {
-    f64 w_m = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 0) * rows + row];
-    f64 w_s = partial[(((i64)0 * COMPONENTS + o) * FIELDS + 1) * rows + row];
-    for (i64 split = 1; split < splits; split++) {
-      const f64 l_m = partial[((split * COMPONENTS + o) * FIELDS + 0) * rows + row];
-      const f64 l_s = partial[((split * COMPONENTS + o) * FIELDS + 1) * rows + row];
-      const double h = finite_or_zero(w_m > l_m ? w_m : l_m); w_s = w_s * exp(w_m - h) + l_s * exp(l_m - h); w_m = w_m > l_m ? w_m : l_m;
+    f64 w_m;
+    f64 w_s;
+    w_m = K(-INF);
+    w_s = K(0);
+    for (i64 split = 0; split < splits; split++) {
+      f64 l_m;
+      l_m = partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row];
+      f64 l_s;
+      l_s = partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row];
+      const double h = finite_or_zero(w_m > l_m ? w_m : l_m), a = exp(w_m - h), b = exp(l_m - h); w_m = w_m > l_m ? w_m : l_m; w_s = w_s * a + l_s * b;
     }
-    if (o >= 0 && o < 1) o0[row * 1 + o - 0] = (T)(finite_or_zero(w_m) + log(w_s));
+    if (o >= 0 && o < 1) {
+      (o0 + at_row * 1)[o] = (T)(finite_or_zero(w_m) + log(w_s));
+    }
   }
 }

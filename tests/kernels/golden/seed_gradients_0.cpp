@@ -20,6 +20,10 @@ enum { LANES = BYTES / sizeof(T) };
 #define HOT static inline __attribute__((always_inline))
 HOT V K(T a) { return a - (V){}; }
 HOT I KI(IT a) { return a - (I){}; }
+template <class E> struct Entries {
+  E *p; i64 step;
+  __attribute__((always_inline)) E &operator[](i64 q) const { return p[q * step]; }
+};
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
@@ -45,192 +49,229 @@ HOT V exp(V x) {
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
-enum { COMPONENTS = 4, FIELDS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
-enum { PITCH = TILE + LANES };  // distance of two column slots; not a power of two, which would share cache sets
+enum { COMPONENTS = 4, SLOTS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
+enum { OVER_ROWS = 0, PITCH = TILE + LANES };  // a pitch that is no power of two spares cache sets
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
 
-extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, const void *const *in, void *const *out,
+extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 row_blocks, const i64 *blocks,
+                               const i64 *ranges, const i64 *offsets, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {
-  const T *const a0 = (const T *)in[0];
-  const T *const a1 = (const T *)in[1];
-  const T *const a2 = (const T *)in[2];
-  const T *const a3 = (const T *)in[3];
-  const T *const a4 = (const T *)in[4];
   T *const o0 = (T *)out[0];
   f64 *const o1 = (f64 *)out[1];
-  const i64 row_blocks = (rows + BLOCK - 1) / BLOCK;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0;
-  const i64 lane_size = COMPONENTS * FIELDS * GROUP, wide_bytes = COMPONENTS * FIELDS * BLOCK * sizeof(f64);
+  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
   T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
   T *const Y = X + x_size;
   T *const S = Y + y_size;
-  T *const lane = S + s_size;  // lane state: [component][field][row of the group]
-  f64 (*const wide)[FIELDS][BLOCK] = (f64 (*)[FIELDS][BLOCK])(lane + lane_size);
-  const V v3 = K(a3[0]);
+  T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
+  f64 (*const wide)[SLOTS][BLOCK] = (f64 (*)[SLOTS][BLOCK])(lane + lane_size);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
-    if (unit >= row_blocks * splits) break;
-    const i64 row0 = unit / splits * BLOCK, split = unit % splits;
-    const int n = (int)smaller(BLOCK, rows - row0);
-    const i64 col_end = smaller(cols, (split + 1) * span);
+    if (unit >= batches * row_blocks * splits) break;
+    const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
+    const i64 whole[2] = {split * span, smaller(cols, (split + 1) * span)};
+    const i64 *const entry = blocks + 4 * block;
+    const i64 row0 = blocks ? entry[0] : block * BLOCK;
+    const int n = (int)((blocks ? entry[1] : smaller(rows, row0 + BLOCK)) - row0);
+    const i64 *const range_end = blocks ? ranges + 2 * entry[3] : whole + 2;
+    i64 terms = 0;
+    const T *const a0 = (const T *)in[0] + (offsets ? offsets[batch * 5 + 0] : 0);
+    const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 5 + 1] : 0);
+    const T *const a2 = (const T *)in[2] + (offsets ? offsets[batch * 5 + 2] : 0);
+    const T *const a3 = (const T *)in[3] + (offsets ? offsets[batch * 5 + 3] : 0);
+    const T *const a4 = (const T *)in[4] + (offsets ? offsets[batch * 5 + 4] : 0);
+    const V v3 = K(a3[0]);
     for (int l = 0; l < BLOCK; l++) {
       for (int k = 0; k < 3; k++) X[(0 + k) * BLOCK + l] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
       for (int k = 0; k < 3; k++) X[(3 + k) * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
-        wide[o][0][l] = (0);
+        for (int f = 0; f < 1; f++) wide[o][f][l] = (0);
       }
-    for (i64 col0 = split * span; col0 < col_end; col0 += TILE) {
-      const int m = (int)smaller(TILE, col_end - col0);
-      for (int l = 0; l < m; l++) {
-        for (int k = 0; k < 1; k++) Y[(0 + k) * PITCH + l] = a2[(col0 + l) * 1 + 0 + k];
-        for (int k = 0; k < 3; k++) Y[(2 + k) * PITCH + l] = a1[(col0 + l) * 3 + 0 + k];
-      }
-      for (int l = 0; l < m; l += LANES) {
-        const V v4 = *at(Y, 0 * PITCH + l);
-        const V v5 = v3 - v4;
-        const V v6 = v5 * v5;
-        const V v31 = K(2.0) * v5;
-        *at(Y, 1 * PITCH + l) = v6;
-        *at(Y, 5 * PITCH + l) = v31;
-      }
-      for (int g = 0; g < n; g += GROUP) {
-        const V v0_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
-        const V v1_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
-        const V v2_0 = *at(X, 2 * BLOCK + g + 0 * LANES);
-        const V v10_0 = *at(X, 3 * BLOCK + g + 0 * LANES);
-        const V v11_0 = *at(X, 4 * BLOCK + g + 0 * LANES);
-        const V v12_0 = *at(X, 5 * BLOCK + g + 0 * LANES);
-        const V v0_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
-        const V v1_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
-        const V v2_1 = *at(X, 2 * BLOCK + g + 1 * LANES);
-        const V v10_1 = *at(X, 3 * BLOCK + g + 1 * LANES);
-        const V v11_1 = *at(X, 4 * BLOCK + g + 1 * LANES);
-        const V v12_1 = *at(X, 5 * BLOCK + g + 1 * LANES);
-        V s0_0 = K(0);
-        V s1_0 = K(0);
-        V s2_0 = K(0);
-        V s3_0 = K(0);
-        V s0_1 = K(0);
-        V s1_1 = K(0);
-        V s2_1 = K(0);
-        V s3_1 = K(0);
-        for (int c = 0; c < m; c++) {
-          const V v6 = K(Y[1 * PITCH + c]);
-          const V v13 = K(Y[2 * PITCH + c]);
-          const V v14 = K(Y[3 * PITCH + c]);
-          const V v15 = K(Y[4 * PITCH + c]);
-          const V v31 = K(Y[5 * PITCH + c]);
-          {
-            const V v7_0 = v0_0 * v6;
-            const V v8_0 = v1_0 * v6;
-            const V v9_0 = v2_0 * v6;
-            const V v16_0 = v10_0 + v13;
-            const V v17_0 = v11_0 + v14;
-            const V v18_0 = v12_0 + v15;
-            const V v19_0 = exp(v16_0);
-            const V v20_0 = exp(v17_0);
-            const V v21_0 = exp(v18_0);
-            const V v22_0 = v7_0 * v19_0;
-            { s0_0 = s0_0 + v22_0; }
-            const V v23_0 = v8_0 * v20_0;
-            { s1_0 = s1_0 + v23_0; }
-            const V v24_0 = v9_0 * v21_0;
-            { s2_0 = s2_0 + v24_0; }
-            const V v25_0 = v0_0 * v19_0;
-            const V v26_0 = v1_0 * v20_0;
-            const V v27_0 = v2_0 * v21_0;
-            const V v28_0 = v25_0 + v26_0;
-            const V v29_0 = v28_0 + v27_0;
-            const V v32_0 = v29_0 * v31;
-            { s3_0 = s3_0 + v32_0; }
-          }
-          {
-            const V v7_1 = v0_1 * v6;
-            const V v8_1 = v1_1 * v6;
-            const V v9_1 = v2_1 * v6;
-            const V v16_1 = v10_1 + v13;
-            const V v17_1 = v11_1 + v14;
-            const V v18_1 = v12_1 + v15;
-            const V v19_1 = exp(v16_1);
-            const V v20_1 = exp(v17_1);
-            const V v21_1 = exp(v18_1);
-            const V v22_1 = v7_1 * v19_1;
-            { s0_1 = s0_1 + v22_1; }
-            const V v23_1 = v8_1 * v20_1;
-            { s1_1 = s1_1 + v23_1; }
-            const V v24_1 = v9_1 * v21_1;
-            { s2_1 = s2_1 + v24_1; }
-            const V v25_1 = v0_1 * v19_1;
-            const V v26_1 = v1_1 * v20_1;
-            const V v27_1 = v2_1 * v21_1;
-            const V v28_1 = v25_1 + v26_1;
-            const V v29_1 = v28_1 + v27_1;
-            const V v32_1 = v29_1 * v31;
-            { s3_1 = s3_1 + v32_1; }
-          }
+    for (const i64 *range = blocks ? ranges + 2 * entry[2] : whole; range != range_end; range += 2) {
+      terms += range[1] > range[0] ? range[1] - range[0] : 0;
+      for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
+        const int m = (int)smaller(TILE, range[1] - col0);
+        for (int l = 0; l < m; l++) {
+          for (int k = 0; k < 1; k++) Y[(0 + k) * PITCH + l] = a2[(col0 + l) * 1 + 0 + k];
+          for (int k = 0; k < 3; k++) Y[(2 + k) * PITCH + l] = a1[(col0 + l) * 3 + 0 + k];
         }
-        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 0 * LANES) = s0_0;
-        *(V *)(lane + (1 * FIELDS + 0) * GROUP + 0 * LANES) = s1_0;
-        *(V *)(lane + (2 * FIELDS + 0) * GROUP + 0 * LANES) = s2_0;
-        *(V *)(lane + (3 * FIELDS + 0) * GROUP + 0 * LANES) = s3_0;
-        *(V *)(lane + (0 * FIELDS + 0) * GROUP + 1 * LANES) = s0_1;
-        *(V *)(lane + (1 * FIELDS + 0) * GROUP + 1 * LANES) = s1_1;
-        *(V *)(lane + (2 * FIELDS + 0) * GROUP + 1 * LANES) = s2_1;
-        *(V *)(lane + (3 * FIELDS + 0) * GROUP + 1 * LANES) = s3_1;
-        for (int o = 0; o < COMPONENTS; o++) {
-          const T *const p_s = (const T *)lane + (o * FIELDS + 0) * GROUP;
-          for (int l = 0; l < GROUP; l++) {
-            f64 &w_s = wide[o][0][g + l]; const f64 l_s = (f64)(p_s[l]);
-            w_s += l_s;
+        for (int l = 0; l < m; l += LANES) {
+          const V v4 = *at(Y, 0 * PITCH + l);
+          const V v5 = v3 - v4;
+          const V v6 = v5 * v5;
+          const V v31 = K(2.0) * v5;
+          *at(Y, 1 * PITCH + l) = v6;
+          *at(Y, 5 * PITCH + l) = v31;
+        }
+        for (int g = 0; g < n; g += GROUP) {
+          const V v0_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
+          const V v1_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
+          const V v2_0 = *at(X, 2 * BLOCK + g + 0 * LANES);
+          const V v10_0 = *at(X, 3 * BLOCK + g + 0 * LANES);
+          const V v11_0 = *at(X, 4 * BLOCK + g + 0 * LANES);
+          const V v12_0 = *at(X, 5 * BLOCK + g + 0 * LANES);
+          const V v0_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
+          const V v1_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
+          const V v2_1 = *at(X, 2 * BLOCK + g + 1 * LANES);
+          const V v10_1 = *at(X, 3 * BLOCK + g + 1 * LANES);
+          const V v11_1 = *at(X, 4 * BLOCK + g + 1 * LANES);
+          const V v12_1 = *at(X, 5 * BLOCK + g + 1 * LANES);
+          V s_0_0 = K(0);
+          V s_1_0 = K(0);
+          V s_2_0 = K(0);
+          V s_3_0 = K(0);
+          V s_0_1 = K(0);
+          V s_1_1 = K(0);
+          V s_2_1 = K(0);
+          V s_3_1 = K(0);
+          for (int c = 0; c < m; c++) {
+            const V v6 = K(Y[1 * PITCH + c]);
+            const V v13 = K(Y[2 * PITCH + c]);
+            const V v14 = K(Y[3 * PITCH + c]);
+            const V v15 = K(Y[4 * PITCH + c]);
+            const V v31 = K(Y[5 * PITCH + c]);
+            {
+              const V v7_0 = v0_0 * v6;
+              const V v8_0 = v1_0 * v6;
+              const V v9_0 = v2_0 * v6;
+              const V v16_0 = v10_0 + v13;
+              const V v17_0 = v11_0 + v14;
+              const V v18_0 = v12_0 + v15;
+              const V v19_0 = exp(v16_0);
+              const V v20_0 = exp(v17_0);
+              const V v21_0 = exp(v18_0);
+              const V v22_0 = v7_0 * v19_0;
+              {
+                s_0_0 = s_0_0 + v22_0;
+              }
+              const V v23_0 = v8_0 * v20_0;
+              {
+                s_1_0 = s_1_0 + v23_0;
+              }
+              const V v24_0 = v9_0 * v21_0;
+              {
+                s_2_0 = s_2_0 + v24_0;
+              }
+              const V v25_0 = v0_0 * v19_0;
+              const V v26_0 = v1_0 * v20_0;
+              const V v27_0 = v2_0 * v21_0;
+              const V v28_0 = v25_0 + v26_0;
+              const V v29_0 = v28_0 + v27_0;
+              const V v32_0 = v29_0 * v31;
+              {
+                s_3_0 = s_3_0 + v32_0;
+              }
+            }
+            {
+              const V v7_1 = v0_1 * v6;
+              const V v8_1 = v1_1 * v6;
+              const V v9_1 = v2_1 * v6;
+              const V v16_1 = v10_1 + v13;
+              const V v17_1 = v11_1 + v14;
+              const V v18_1 = v12_1 + v15;
+              const V v19_1 = exp(v16_1);
+              const V v20_1 = exp(v17_1);
+              const V v21_1 = exp(v18_1);
+              const V v22_1 = v7_1 * v19_1;
+              {
+                s_0_1 = s_0_1 + v22_1;
+              }
+              const V v23_1 = v8_1 * v20_1;
+              {
+                s_1_1 = s_1_1 + v23_1;
+              }
+              const V v24_1 = v9_1 * v21_1;
+              {
+                s_2_1 = s_2_1 + v24_1;
+              }
+              const V v25_1 = v0_1 * v19_1;
+              const V v26_1 = v1_1 * v20_1;
+              const V v27_1 = v2_1 * v21_1;
+              const V v28_1 = v25_1 + v26_1;
+              const V v29_1 = v28_1 + v27_1;
+              const V v32_1 = v29_1 * v31;
+              {
+                s_3_1 = s_3_1 + v32_1;
+              }
+            }
+          }
+          *(V *)(lane + (0 * SLOTS + 0) * GROUP + 0 * LANES) = s_0_0;
+          *(V *)(lane + (1 * SLOTS + 0) * GROUP + 0 * LANES) = s_1_0;
+          *(V *)(lane + (2 * SLOTS + 0) * GROUP + 0 * LANES) = s_2_0;
+          *(V *)(lane + (3 * SLOTS + 0) * GROUP + 0 * LANES) = s_3_0;
+          *(V *)(lane + (0 * SLOTS + 0) * GROUP + 1 * LANES) = s_0_1;
+          *(V *)(lane + (1 * SLOTS + 0) * GROUP + 1 * LANES) = s_1_1;
+          *(V *)(lane + (2 * SLOTS + 0) * GROUP + 1 * LANES) = s_2_1;
+          *(V *)(lane + (3 * SLOTS + 0) * GROUP + 1 * LANES) = s_3_1;
+          for (int o = 0; o < COMPONENTS; o++) {
+            const T *const p_s = (const T *)lane + (o * SLOTS + 0) * GROUP;
+            for (int l = 0; l < GROUP; l++) {
+              f64 &w_s = wide[o][0][g + l];
+              const f64 l_s = (f64)p_s[l];
+              w_s += l_s;
+            }
           }
         }
       }
     }
-    if (splits == 1) {
+    if (splits == 1 && !OVER_ROWS) {
       for (int l = 0; l < n; l++) {
-        const i64 row = row0 + l;
-        for (int o = 0; o < 3; o++)
-          o0[row * 3 + o - 0] = (T)(wide[o][0][l]);
-        for (int o = 3; o < 4; o++)
-          o1[row * 1 + o - 3] = (f64)(wide[o][0][l]);
+        const i64 at_row = batch * rows + row0 + l;
+        for (int o = 0; o < 3; o++) {
+          f64 &w_s = wide[o][0][l];
+          (o0 + at_row * 3)[o] = (T)(w_s);
+        }
+        for (int o = 3; o < 4; o++) {
+          f64 &w_s = wide[o][0][l];
+          (o1 + at_row * 1)[o - 3] = (f64)(w_s);
+        }
       }
     } else {
       for (int o = 0; o < COMPONENTS; o++)
-        for (int f = 0; f < FIELDS; f++)
+        for (int f = 0; f < SLOTS; f++)
           for (int l = 0; l < n; l++)
-            partial[((split * COMPONENTS + o) * FIELDS + f) * rows + row0 + l] = wide[o][f][l];
+            partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + f) * rows + row0 + l] = wide[o][f][l];
     }
   }
   __builtin_free(allocated);
   return 0;
 }
 
-extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, void *const *out, f64 *partial) {
+extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, void *const *out,
+                              const f64 *partial) {
   T *const o0 = (T *)out[0];
   f64 *const o1 = (f64 *)out[1];
-  for (i64 row = 0; row < rows; row++) {
-    const int l = 0;
-    f64 wide[COMPONENTS][FIELDS][1];
-    for (int o = 0; o < COMPONENTS; o++) {
-      for (int f = 0; f < FIELDS; f++) wide[o][f][0] = partial[(o * FIELDS + f) * rows + row];
-      for (i64 split = 1; split < splits; split++) {
-        const f64 *const later = partial + (split * COMPONENTS + o) * FIELDS * rows + row;
-        const f64 l_s = later[0 * rows];
-        wide[o][0][0] += l_s;
+  const int l = 0;
+  f64 wide[COMPONENTS][SLOTS][1];
+  for (i64 batch = 0; batch < batches; batch++)
+    for (i64 first = 0; first < (OVER_ROWS ? 1 : rows); first++) {
+      const i64 at_row = OVER_ROWS ? batch : batch * rows + first;
+      for (int o = 0; o < COMPONENTS; o++) {
+        for (int f = 0; f < 1; f++) wide[o][f][l] = (0);
+        for (i64 row = first; row < (OVER_ROWS ? rows : first + 1); row++)
+          for (i64 split = 0; split < splits; split++) {
+            const f64 *const later = partial + ((batch * splits + split) * COMPONENTS + o) * SLOTS * rows + row;
+            f64 &w_s = wide[o][0][0];
+            const f64 l_s = later[(0 + 0) * rows];
+            w_s += l_s;
+          }
+      }
+      for (int o = 0; o < 3; o++) {
+        f64 &w_s = wide[o][0][l];
+        (o0 + at_row * 3)[o] = (T)(w_s);
+      }
+      for (int o = 3; o < 4; o++) {
+        f64 &w_s = wide[o][0][l];
+        (o1 + at_row * 1)[o - 3] = (f64)(w_s);
       }
     }
-    for (int o = 0; o < 3; o++)
-      o0[row * 3 + o - 0] = (T)(wide[o][0][l]);
-    for (int o = 3; o < 4; o++)
-      o1[row * 1 + o - 3] = (f64)(wide[o][0][l]);
-  }
   return 0;
 }
