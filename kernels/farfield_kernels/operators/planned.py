@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-PLANNED_OPERATORS = frozenset(
-    """
-    Gather TensorDot Kron BSpline SoftDTW_SqDist Factorize AutoFactorize
-    Ind Var Vi Vj Pm
-    Grad Diff GradMatrix Divergence Laplacian TraceOperator AdjointOperator SumLinOperator
-    """.split()
-)
-
 PLANNED_REDUCTIONS = frozenset(
     """
     LogSumExpWeight SumSoftMaxWeight SoftMax Max_SumShiftExp Max_SumShiftExpWeight MinArgMin MaxArgMax
