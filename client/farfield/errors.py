@@ -2,7 +2,6 @@
 
 FarfieldError
 ├── FormulaError            the text of a formula, variable or reduction (a ValueError)
-│   └── NotYetAvailable         a name that this version does not compute
 ├── ArgumentError           the arrays of a call (a ValueError)
 │   ├── DtypeError              an element type (also a TypeError)
 │   └── ShapeError              a shape
@@ -29,7 +28,6 @@ from farfield_kernels.errors import (
     FarfieldError,
     FormulaError,
     LimitError,
-    NotYetAvailable,
     ShapeError,
 )
 
@@ -97,7 +95,6 @@ class ProtocolError(ServerError):
 
 _CLASSES: tuple[type[FarfieldError], ...] = (
     FormulaError,
-    NotYetAvailable,
     ArgumentError,
     DtypeError,
     ShapeError,
@@ -141,7 +138,6 @@ __all__ = [
     "FarfieldError",
     "FormulaError",
     "LimitError",
-    "NotYetAvailable",
     "ProtocolError",
     "ServerError",
     "ShapeError",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .errors import RuleError
-from .expr import Expr, apply, constant, topological, variable
+from .expr import Const, Expr, apply, broadcast, constant, spend, topological, variable
 
 SYMBOLIC = -1  # position of the cotangent that `jvp` brings in and eliminates
 
@@ -33,7 +33,9 @@ def vjp(outputs: Sequence[tuple[Expr, Expr]], wrt: Sequence[Expr]) -> list[Expr]
 
     for formula, cotangent in outputs:
         add(formula, cotangent)
-    for node in reversed(list(topological([formula for formula, _ in outputs]))):
+    nodes = list(topological([formula for formula, _ in outputs]))
+    spend(len(nodes))
+    for node in reversed(nodes):
         cotangent_of_node = cotangents.get(id(node))
         if node.op is None or cotangent_of_node is None:
             continue
@@ -74,3 +76,87 @@ def jvp(formula: Expr, wrt: Sequence[Expr], tangents: Sequence[Expr]) -> Expr:
     cotangent = variable(SYMBOLIC, formula.dim, "p")
     gradients = vjp([(formula, cotangent)], wrt)
     return vjp(list(zip(gradients, tangents, strict=True)), [cotangent])[0]
+
+
+def is_linear(formula: Expr, wrt: Sequence[Expr]) -> bool:
+    """Whether `formula` is linear in the nodes of `wrt` together: read off what its operators declare."""
+    states: dict[int, str] = {}  # of each node: linear, zero, free (of wrt, as far as known not zero), other
+
+    for node in topological([formula]):
+        spend(1)
+        operands = [states[id(operand)] for operand in node.operands]
+        if any(node is known for known in wrt):
+            state = "linear"
+        elif node.op is None:
+            state = "zero" if isinstance(node, Const) and node.value == 0 else "free"
+        elif any(all(operands[place] == "zero" for place in group) for group in node.op.linear):
+            state = "zero"
+        elif not {"linear", "other"} & set(operands):
+            state = "free"
+        else:
+            moving = {place for place, kind in enumerate(operands) if kind in ("linear", "other")}
+            joint = any(
+                moving <= set(group) and all(operands[place] in ("linear", "zero") for place in group)
+                for group in node.op.linear
+            )
+            state = "linear" if joint else "other"
+        states[id(node)] = state
+    return states[id(formula)] in ("linear", "zero")
+
+
+def trace(formula: Expr, wrt: Expr, weight: Expr) -> Expr:
+    """Weighted trace of the Jacobian: the sum of weight_k d formula_k / d wrt_k.
+
+    Operators on each component alone have diagonal Jacobians, so the weight passes through them as a cotangent
+    does. A scalar that is repeated costs one reverse sweep, any other operator one sweep per component.
+
+    Args:
+        formula: of dim D.
+        wrt: a variable of dim D.
+        weight: of dim D or 1.
+
+    Returns:
+        The trace, of dim 1.
+    """
+    dim = wrt.dim
+    if formula.dim != dim:
+        raise RuleError(f"the formula has dim {formula.dim}, the variable {dim}")
+    if dim == 1:
+        return vjp([(formula, weight)], [wrt])[0]
+    nodes, dependent = [], {id(wrt)}
+    for node in topological([formula]):
+        spend(1)
+        if any(id(operand) in dependent for operand in node.operands):
+            nodes.append(node)
+            dependent.add(id(node))
+    weights = {id(formula): _fit(weight, dim)}
+    total: Expr = constant(0.0)
+    for node in reversed(nodes):
+        weight_of_node = weights.get(id(node))
+        if weight_of_node is None:
+            continue
+        assert node.op is not None
+        if node.op.dim is not broadcast:
+            total = total + _trace_by_component(node, wrt, weight_of_node)
+            continue
+        passed = node.op.vjp(weight_of_node, node, *node.operands, *node.params)
+        for operand, weight_or_zero in zip(node.operands, passed, strict=True):
+            if weight_or_zero is None or id(operand) not in dependent:
+                continue
+            wide = _fit(weight_or_zero, dim)
+            if operand.dim == 1:
+                gradient = vjp([(operand, constant(1.0))], [wrt])[0]
+                total = total + apply("Scalprod", wide, gradient)
+            else:
+                before = weights.get(id(operand))
+                weights[id(operand)] = wide if before is None else before + wide
+    at_variable = weights.get(id(wrt))
+    return total if at_variable is None else total + apply("Sum", at_variable)
+
+
+def _trace_by_component(node: Expr, wrt: Expr, weight: Expr) -> Expr:
+    total: Expr = constant(0.0)
+    for k in range(node.dim):
+        chosen = apply("ExtractT", apply("Extract", weight, k, 1), k, node.dim)
+        total = total + apply("Extract", vjp([(node, chosen)], [wrt])[0], k, 1)
+    return total

@@ -2,7 +2,6 @@
 
     FarfieldError
     ├── FormulaError        the text of a formula, variable or reduction is wrong
-    │   └── NotYetAvailable     a name of the language that this version does not compute
     ├── ArgumentError       an array does not fit its variable
     │   ├── DtypeError          its element type
     │   └── ShapeError          its shape
@@ -77,12 +76,6 @@ class FormulaError(FarfieldError, ValueError):
         after = "..." if start + 120 < len(self.text) else ""
         caret = " " * (len(before) + self.position - start) + "^"
         return f"{self.message}\n    {before}{shown}{after}\n    {caret}"
-
-
-class NotYetAvailable(FormulaError):
-    """A name that belongs to the language and that this version does not compute yet."""
-
-    code = "not_yet_available"
 
 
 class ArgumentError(FarfieldError, ValueError):

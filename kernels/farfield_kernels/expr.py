@@ -9,6 +9,7 @@ Dims broadcast: an operand of dim 1 meets an operand of dim d as if repeated d t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -18,57 +19,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .domains import Array as Array
+from .domains import Case, Domain
 from .errors import RuleError
 
 Axis = Literal["i", "j", "p"]
-Array = np.ndarray[Any, Any]
 
 MAX_DIM = 65_536  # components of one node; a formula is a small program, not a data set
 MAX_DEPTH = 2_000  # operators nested in one formula and its derivatives
-
-
-@dataclass(frozen=True)
-class Domain:
-    """Where an operand may be drawn from when an operator is tested.
-
-    Args:
-        low, high: the interval.
-        away_from_zero: no draw is nearer to 0.
-        grid: if positive, no draw is nearer than `grid / 4` to a multiple of `grid`, where the operator jumps.
-        apart: the components of one row are drawn from separate parts of the interval: none nearly tie.
-    """
-
-    low: float
-    high: float
-    away_from_zero: float = 0.0
-    grid: float = 0.0
-    apart: bool = False
-
-    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Uniform draws: `shape` float64."""
-        drawn = rng.uniform(self.low, self.high, shape)
-        if self.apart:
-            part = (self.high - self.low) / shape[-1]
-            places = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
-            drawn = self.low + part * (places + rng.uniform(0.25, 0.75, shape))
-        if self.grid:
-            cells = np.floor(drawn / self.grid)
-            drawn = self.grid * (cells + 0.25 + 0.5 * (drawn / self.grid - cells))
-        near = np.abs(drawn) < self.away_from_zero
-        return np.where(near, np.where(drawn < 0, -1.0, 1.0) * self.away_from_zero + drawn, drawn)
-
-
-REAL = Domain(-2.0, 2.0)
-POSITIVE = Domain(0.2, 3.0)
-NONZERO = Domain(-2.0, 2.0, away_from_zero=0.25)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One way to call an operator that its tests cover: operand dims and integer arguments."""
-
-    dims: tuple[int, ...]
-    integers: tuple[int, ...] = ()
+MAX_NODES = 10_000  # nodes made and walked while one call is read; a kernel has at most as many operations
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +41,9 @@ class Operator:
         reference: NumPy float64 meaning: operands (..., d_k), then the integers -> (..., d).
         domain: where the tests draw operands from; one per operand if they differ.
         cases: dims and integers that the tests cover.
-        integers: names of the integer arguments that follow the operands.
+        integers: names of the integer arguments after the operands; a name in brackets is a list of integers.
+        optional: how many of the last arguments, operands or integers, may be left out.
+        several: operands in whose place a list of formulas may stand.
     """
 
     name: str
@@ -92,6 +53,15 @@ class Operator:
     domain: Domain | tuple[Domain, ...]
     cases: tuple[Case, ...]
     integers: tuple[str, ...] = ()
+    optional: int = 0
+    several: tuple[int, ...] = ()
+
+    @property
+    def signature(self) -> str:
+        """As a call is written, such as `Round(a, d)` or `Grad(a, b[, c])`."""
+        names = [*"abcdefgh"[: self.arity], *self.integers]
+        needed = len(names) - self.optional
+        return f"{self.name}({', '.join(names[:needed])}{''.join(f'[, {name}]' for name in names[needed:])})"
 
     def domain_of(self, operand: int) -> Domain:
         """Where operand number `operand` is drawn from."""
@@ -108,11 +78,13 @@ class Core(Operator):
             scalar operation and `$a`, `$b`, `$c` in `code` stand for its operands.
         vjp: (cotangent, result, *operands, *params) -> cotangents of the operands, `None` where zero. The sweep
             undoes broadcasting; a rule never does.
+        linear: groups of operands in which, taken together and the others held, the value is linear.
     """
 
     dim: Callable[[tuple[int, ...], tuple[Any, ...]], int]
     lower: Callable[[Emit, list[list[int]], int, tuple[Any, ...]], list[int]]
     vjp: Callable[..., tuple[Expr | None, ...]]
+    linear: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,6 +214,33 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+_reading = threading.local()
+
+
+@contextlib.contextmanager
+def bounded(nodes: int) -> Iterator[None]:
+    """Within this block at most `nodes` nodes may be made or walked; `RuleError` beyond."""
+    before = getattr(_reading, "left", None)
+    _reading.left = nodes
+    try:
+        yield
+    finally:
+        _reading.left = before
+
+
+def spend(nodes: int) -> None:
+    """Count nodes that are made or walked. A short text may stand for a long computation: it is stopped here.
+
+    Raises:
+        RuleError: more than the block around allows.
+    """
+    left = getattr(_reading, "left", None)
+    if left is not None:
+        _reading.left = left - nodes
+        if left < nodes:
+            raise RuleError(f"the call takes more than {MAX_NODES} operators in all, derivatives included")
+
+
 def _intern(
     kind: type[Expr],
     op: Core | None,
@@ -252,6 +251,7 @@ def _intern(
 ) -> Any:
     if not 1 <= dim <= MAX_DIM:
         raise RuleError(f"dim {dim} is outside 1..{MAX_DIM}")
+    spend(1)
     # Operands are compared by identity: hashing by structure is exponential on shared graphs.
     key = (kind, op, tuple(map(id, operands)), params, dim)
     with _lock:
@@ -310,7 +310,8 @@ def apply(name: str, *arguments: Any, params: tuple[Any, ...] | None = None) -> 
 
     Args:
         name: a declared operator.
-        arguments: `arity` operands, then one int per entry of `integers`.
+        arguments: `arity` operands, then one int, or tuple of them, per entry of `integers`; the last `optional`
+            ones may be missing. Where an operand may be `several`, a tuple of nodes.
         params: instead of integers, the parameters of an operator that formulas cannot name.
 
     Raises:
@@ -318,9 +319,9 @@ def apply(name: str, *arguments: Any, params: tuple[Any, ...] | None = None) -> 
     """
     op = OPERATORS[name]
     expected = op.arity + (0 if params is not None else len(op.integers))
-    if len(arguments) != expected:
-        raise RuleError(f"takes {_signature(op)}, got {len(arguments)} arguments")
-    operands = tuple(as_expr(argument) for argument in arguments[: op.arity])
+    if not expected - op.optional <= len(arguments) <= expected:
+        raise RuleError(f"takes {_listed(op)}, got {len(arguments)} arguments")
+    operands: tuple[Any, ...] = tuple(x if isinstance(x, tuple) else as_expr(x) for x in arguments[: op.arity])
     integers = params if params is not None else tuple(arguments[op.arity :])
     if isinstance(op, Derived):
         return op.definition(*operands, *integers)
@@ -330,9 +331,10 @@ def apply(name: str, *arguments: Any, params: tuple[Any, ...] | None = None) -> 
     return node
 
 
-def _signature(op: Operator) -> str:
+def _listed(op: Operator) -> str:
     formulas = f"{op.arity} formula{'s' * (op.arity != 1)}"
-    return formulas + (f" and the integers {', '.join(op.integers)}" if op.integers else "")
+    integers = f" and the integers {', '.join(op.integers)}" if op.integers else ""
+    return formulas + integers + (f", as {op.signature}" if op.optional else "")
 
 
 def broadcast(dims: tuple[int, ...], params: tuple[Any, ...] = ()) -> int:

@@ -1,7 +1,7 @@
-"""Text -> Expr: variables such as `x = Vi(3)` and formulas such as `Square(p-a)*Exp(x+y)`.
+"""Words -> Parsed: the declarations, formulas and reduction of one call.
 
-The text may come from a stranger: it is read by this parser alone, never evaluated, and its length, nesting and
-numbers are bounded. Precedence is that of Python: `**`, unary minus, `* /`, `+ -`, `|`, comparisons.
+Declarations are arguments of the call, `x = Vi(3)`, or intermediate formulas over the names before them,
+`d = SqDist(x, y)`. See `grammar` for formulas.
 """
 
 from __future__ import annotations
@@ -9,143 +9,47 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from .errors import FormulaError, NotYetAvailable, RuleError
-from .expr import Axis, Const, Expr, apply, constant, variable
-from .operators import INTERNAL, OPERATORS, PLANNED_OPERATORS, PLANNED_REDUCTIONS, named_operators
+from .errors import FormulaError, RuleError
+from .expr import MAX_NODES, Expr, bounded, variable
+from .grammar import AXES, KINDS, MAX_NESTING, MAX_POSITION, Argument, Parser, Place, Scope, Variable, declared
+from .operators import named_operators
 from .reductions import REDUCTIONS, Reduction, find
 
+MAX_COUNT = 1000  # terms that KMin and KMax select
 MAX_TEXT = 20_000  # characters; the longest formula met in the field's own papers has under 1,000
-MAX_NESTING = 80  # parentheses within parentheses
-MAX_VARIABLES = 64
-MAX_POSITION = 63
+MAX_VARIABLES = MAX_POSITION + 1  # arguments of a call
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|"
-    r"(?P<sign>\*\*|==|!=|<=|>=|[-+*/|<>(),\[\]])|(?P<end>$))",
-    re.ASCII,
-)
-_SPACE = re.compile(r"\s*", re.ASCII)
-_INTEGER = re.compile(r"\s*-?\d+\s*", re.ASCII)
-_VARIABLE = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<kind>\w+)\s*\((?P<numbers>[^()]*)\)\s*", re.ASCII)
-_AXES: dict[str, Axis] = {"Vi": "i", "Vj": "j", "Pm": "p"}
-_BINARY = {"==": 1, "!=": 1, "<": 1, "<=": 1, ">": 1, ">=": 1, "|": 2, "+": 3, "-": 3, "*": 4, "/": 4}
-_MEANING = {"==": "Equal", "|": "Scalprod", "+": "Add", "-": "Subtract", "*": "Mult", "/": "Divide"}
-_MEANING |= {"!=": "NotEqual", "<": "LessThan", "<=": "LessOrEqual", ">": "LessThan", ">=": "LessOrEqual"}
-_COMPARISON, _UNARY, _POWER = 1, 5, 6
+_DECLARATION = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)\s*=(?!=)\s*)?(?P<rest>.*)", re.ASCII | re.DOTALL)
+_ARGUMENT = re.compile(r"(?P<kind>[A-Za-z_]\w*)\s*\((?P<numbers>[^()]*)\)\s*", re.ASCII)
+_INTEGER = re.compile(r"\s*-?\d{1,16}\s*", re.ASCII)
 
-
-@dataclass(frozen=True)
-class Variable:
-    """One declared variable: argument `position` of the call, `dim` components per row of `axis`."""
-
-    name: str
-    position: int
-    dim: int
-    axis: Axis
+__all__ = [
+    "MAX_NESTING",
+    "MAX_TEXT",
+    "MAX_VARIABLES",
+    "Parsed",
+    "Variable",
+    "parse_call",
+    "parse_formula",
+    "parse_reduction",
+    "parse_variables",
+]
 
 
-def parse_variables(texts: tuple[str, ...]) -> tuple[Variable, ...]:
-    """Read declarations such as `x = Vi(3)` or, with an explicit position, `x = Vi(0, 3)`.
-
-    Args:
-        texts: one declaration per argument of the call.
-
-    Returns:
-        The variables, ordered by position.
-
-    Raises:
-        FormulaError: a declaration that cannot be read, a name used twice, positions with gaps.
-    """
-    if len(texts) > MAX_VARIABLES:
-        raise FormulaError(f"{len(texts)} variables are more than {MAX_VARIABLES}", field="variables")
-    variables = [_variable(text, place) for place, text in enumerate(texts)]
-    names: dict[str, int] = {}
-    for place, found in enumerate(variables):
-        if found.name in names:
-            raise FormulaError(
-                f"{found.name} is declared twice", text=texts[place], position=0, field=f"variables[{place}]"
-            )
-        names[found.name] = place
-    variables.sort(key=lambda found: found.position)
-    positions = [found.position for found in variables]
-    if positions != list(range(len(variables))):
-        raise FormulaError(f"positions {positions} must be 0..{len(variables) - 1}, each once", field="variables")
-    return tuple(variables)
-
-
-def _variable(text: str, place: int) -> Variable:
-    field = f"variables[{place}]"
-
-    def wrong(reason: str, position: int = 0) -> FormulaError:
-        return FormulaError(reason, text=text, position=position, field=field)
-
-    if len(text) > 200:
-        raise wrong(f"a declaration of {len(text)} characters is longer than 200")
-    match = _VARIABLE.fullmatch(text)
-    if match is None:
-        raise wrong("a variable is declared like 'x = Vi(3)', 'y = Vj(3)' or 'p = Pm(1)'")
-    name, kind = match["name"], match["kind"]
-    if kind not in _AXES:
-        raise wrong(f"{kind} is not one of Vi, Vj, Pm", match.start("kind"))
-    if name in named_operators() or name in PLANNED_OPERATORS:
-        raise wrong(f"{name} is the name of an operator", match.start("name"))
-    parts = match["numbers"].split(",")
-    if not all(_INTEGER.fullmatch(part) for part in parts):
-        raise wrong(f"expected integers, found {match['numbers']!r}", match.start("numbers"))
-    numbers = [int(part) for part in parts]
-    if len(numbers) not in (1, 2):
-        raise wrong(f"{kind} takes (dim) or (position, dim)", match.start("numbers"))
-    position, dim = (place, numbers[0]) if len(numbers) == 1 else numbers
-    if not 0 <= position <= MAX_POSITION:
-        raise wrong(f"position {position} is outside 0..{MAX_POSITION}", match.start("numbers"))
-    try:
-        variable(position, dim, _AXES[kind])
-    except RuleError as reason:
-        raise wrong(f"{kind}: {reason}", match.start("numbers")) from None
-    return Variable(name, position, dim, _AXES[kind])
-
-
-def parse_reduction(name: str) -> Reduction:
-    """The reduction called `name`.
-
-    Raises:
-        FormulaError: no such reduction; NotYetAvailable if the language has it and this version does not.
-    """
-    try:
-        return find(name)
-    except RuleError as reason:
-        shown = name[:40]
-        if name.removesuffix("_Reduction") in PLANNED_REDUCTIONS:
-            raise NotYetAvailable(
-                f"the reduction {shown} is known but not yet available; {reason}", field="reduction"
-            ) from None
-        near = difflib.get_close_matches(shown, REDUCTIONS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise FormulaError(f"no reduction is called {shown!r}{hint}; {reason}", field="reduction") from None
-
-
-def parse_formula(text: str, variables: tuple[Variable, ...]) -> Expr:
-    """Read a formula over declared variables.
-
-    Args:
-        text: at most `MAX_TEXT` characters.
-        variables: the names it may use.
-
-    Returns:
-        The graph.
-
-    Raises:
-        FormulaError: with the place in `text`, what was found and what was allowed.
-    """
-    if len(text) > MAX_TEXT:
-        raise FormulaError(f"a formula of {len(text)} characters is longer than {MAX_TEXT}", field="formula")
-    return _Parser(text, variables).parse()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parsed:
+    """The words of a call, read.
+
+    Args:
+        formula: what is reduced.
+        formula2: the weights, of the reductions that take some.
+        reduction: how.
+        axis: the axis summed away, 0 (i) or 1 (j); None for both.
+        opt_arg: how many terms are kept, of the reductions that keep several.
+        variables: the arguments of the call, one per position from 0 on.
+    """
+
     formula: Expr
     formula2: Expr | None
     reduction: Reduction
@@ -159,176 +63,263 @@ def parse_call(
     variables: tuple[str, ...],
     reduction: str | None,
     axis: int | None,
-    formula2: str | None,
-    opt_arg: int | None,
+    formula2: str | None = None,
+    opt_arg: int | None = None,
 ) -> Parsed:
-    found = parse_variables(variables)
-    assert reduction is not None
-    chosen = parse_reduction(reduction)
-    return Parsed(
-        parse_formula(formula, found),
-        None if formula2 is None else parse_formula(formula2, found),
-        chosen,
-        axis,
-        opt_arg,
-        found,
-    )
+    """Read all words of one call.
+
+    Args:
+        formula: a formula; if `reduction` is None, one such as `Sum_Reduction(x * y, 0)`, whose second argument
+            is the axis that the result keeps: 0 for i, 1 for j.
+        variables: declarations of arguments, such as `x = Vi(3)`, `x = Vi(0, 3)`, `Vi(0, 3)` or
+            `x = Var(0, 3, 0)`, and of intermediate formulas, such as `d = SqDist(x, y)`.
+        reduction: a name such as `Sum`.
+        axis: the axis summed away, 0 (i), 1 (j) or None (both); a reduction in the formula says it itself.
+        formula2: the weights, for the reductions that take some.
+        opt_arg: how many terms to keep, for the reductions that keep several.
+
+    Returns:
+        The graphs and the arguments of the call.
+
+    Raises:
+        FormulaError: what is wrong, where, and what was allowed.
+    """
+    _check_lengths(formula, variables, formula2)
+    scope = Scope()
+    with bounded(MAX_NODES):
+        _declare(scope, variables)
+        if reduction is not None:
+            _check_axis(axis)
+            found = parse_reduction(reduction)
+            first = _whole_formula(Parser(formula, scope, "formula"))
+            second = None if formula2 is None else Parser(formula2, scope, "formula2").formula()
+        else:
+            for field, given in (("formula2", formula2), ("opt_arg", opt_arg)):
+                if given is not None:
+                    raise FormulaError(f"with reduction=None, {field} is an argument in the formula", field=field)
+            found, first, axis, opt_arg, second = _written_out(Parser(formula, scope, "formula"))
+    _check_options(found, opt_arg, second)
+    return Parsed(first, second, found, axis, opt_arg, _arguments(scope))
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    position: int
+def parse_variables(texts: tuple[str, ...]) -> tuple[Variable, ...]:
+    """The arguments that declarations name; see `parse_call`.
 
-    def __str__(self) -> str:
-        return "the end of the formula" if self.kind == "end" else f"'{self.text[:40]}'"
+    Args:
+        texts: declarations of arguments and of intermediate formulas.
+
+    Returns:
+        The arguments, ordered by position.
+
+    Raises:
+        FormulaError: a declaration that cannot be read, a name used twice, positions with gaps.
+    """
+    _check_lengths("", texts, None)
+    scope = Scope()
+    with bounded(MAX_NODES):
+        _declare(scope, texts)
+    return _arguments(scope)
 
 
-class _Parser:
-    """Precedence climbing over the tokens of one formula."""
+def parse_formula(text: str, variables: tuple[Variable, ...]) -> Expr:
+    """Read a formula over known arguments.
 
-    def __init__(self, text: str, variables: tuple[Variable, ...]) -> None:
-        self.text = text
-        self.names = {found.name: found for found in variables}
-        self.nesting = 0
-        self.read = 0
-        self.token = self._next()
+    Args:
+        text: at most `MAX_TEXT` characters.
+        variables: the names it may use.
 
-    def wrong(self, reason: str, at: _Token) -> FormulaError:
-        return FormulaError(reason, text=self.text, position=at.position, field="formula")
+    Returns:
+        The graph.
 
-    def _next(self) -> _Token:
-        """The token from `read` on. Text after the first error is never looked at."""
-        match = _TOKEN.match(self.text, self.read)
-        if match is None:
-            place = _SPACE.match(self.text, self.read).end()  # type: ignore[union-attr]
-            found = _Token("character", self.text[place], place)
-            raise self.wrong(f"unexpected character {self.text[place]!r}", found)
-        kind = str(match.lastgroup)
-        self.read = match.end()
-        return _Token(kind, match[kind], match.start(kind))
+    Raises:
+        FormulaError: with the place in `text`, what was found and what was allowed.
+    """
+    _check_lengths(text, (), None)
+    scope = Scope(is_open=False)
+    for found in variables:
+        scope.names[found.name] = variable(found.position, found.dim, found.axis)
+        scope.arguments[found.position] = found
+    with bounded(MAX_NODES):
+        return Parser(text, scope, "formula").formula()
 
-    def take(self) -> _Token:
-        taken, self.token = self.token, self._next()
-        return taken
 
-    def expect(self, sign: str, why: str) -> None:
-        if self.token.text != sign or self.token.kind != "sign":
-            raise self.wrong(f"expected '{sign}' {why}, found {self.token}", self.token)
-        self.take()
+def parse_reduction(name: str) -> Reduction:
+    """The reduction called `name`.
 
-    def parse(self) -> Expr:
-        if self.token.kind == "end":
-            raise self.wrong("the formula is empty", self.token)
-        formula = self.expression(0)
-        if self.token.kind != "end":
-            raise self.wrong(f"expected an operator or the end, found {self.token}", self.token)
-        return formula
-
-    def expression(self, lowest: int) -> Expr:
-        self.nesting += 1
-        if self.nesting > MAX_NESTING:
-            raise self.wrong(f"more than {MAX_NESTING} levels of parentheses and signs", self.token)
-        left = self.operand()
-        while True:
-            token = self.token
-            strength = _BINARY.get(token.text, 0) if token.kind == "sign" else 0
-            if token.text == "**" and lowest <= _POWER:
-                self.take()
-                left = self.power(left, token)
-            elif strength and strength >= lowest:
-                self.take()
-                right = self.expression(strength + 1)
-                left = self.binary(token, left, right)
-                following = self.token
-                if strength == _COMPARISON and _BINARY.get(following.text) == _COMPARISON:
-                    raise self.wrong("comparisons cannot be chained; use parentheses", following)
-            else:
-                self.nesting -= 1
-                return left
-
-    def binary(self, sign: _Token, left: Expr, right: Expr) -> Expr:
-        operands = (right, left) if sign.text in (">", ">=") else (left, right)
-        return self.call(_MEANING[sign.text], list(operands), sign)
-
-    def power(self, base: Expr, sign: _Token) -> Expr:
-        exponent = self.expression(_UNARY)
-        if isinstance(exponent, Const) and exponent.value.is_integer():
-            if exponent.value == 2:
-                return self.call("Square", [base], sign)
-            return self.call("Pow", [base, exponent], sign)
-        if isinstance(exponent, Const) and exponent.value in (0.5, -0.5):
-            return self.call("Sqrt" if exponent.value > 0 else "Rsqrt", [base], sign)
-        return self.call("Powf", [base, exponent], sign)
-
-    def operand(self) -> Expr:
-        token = self.take()
-        if token.kind == "number":
-            return self.number(token)
-        if token.kind == "name":
-            return self.name(token)
-        if token.text == "-":
-            inner = self.expression(_UNARY)
-            return constant(-inner.value) if isinstance(inner, Const) else self.call("Minus", [inner], token)
-        if token.text == "(":
-            inner = self.expression(0)
-            self.expect(")", "to close the parenthesis")
-            return inner
-        raise self.wrong(f"expected a variable, a number, an operator or '(', found {token}", token)
-
-    def number(self, token: _Token) -> Expr:
-        try:
-            return constant(float(token.text))
-        except RuleError as reason:
-            raise self.wrong(str(reason), token) from None
-
-    def name(self, token: _Token) -> Expr:
-        found = self.names.get(token.text)
-        calls = self.token.kind == "sign" and self.token.text == "("
-        if found is not None and not calls:
-            return variable(found.position, found.dim, found.axis)
-        if not calls:
-            raise self.wrong(self.unknown(token.text, [*self.names], "variable"), token)
-        self.take()
-        arguments = []
-        if self.token.text != ")":
-            arguments.append(self.expression(0))
-            while self.token.text == ",":
-                self.take()
-                arguments.append(self.expression(0))
-        self.expect(")", f"or ',' in the arguments of {token.text[:40]}")
-        return self.call(token.text, arguments, token)
-
-    def unknown(self, name: str, known: list[str], kind: str) -> str:
+    Raises:
+        FormulaError: no such reduction.
+    """
+    try:
+        return find(name)
+    except RuleError as reason:
         shown = name[:40]
-        if kind == "variable" and name in named_operators():
-            return f"{shown} is an operator: it needs arguments in parentheses"
-        near = difflib.get_close_matches(shown, known, 1)
+        near = difflib.get_close_matches(shown, REDUCTIONS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        listed = "" if kind == "operator" else f"; the variables are {', '.join(known) or 'none'}"
-        return f"no {kind} is called '{shown}'{hint}{listed}"
+        raise FormulaError(f"no reduction is called {shown!r}{hint}; {reason}", field="reduction") from None
 
-    def call(self, name: str, arguments: list[Expr], at: _Token) -> Expr:
-        operator = None if name in INTERNAL else OPERATORS.get(name)
-        if operator is None and name in PLANNED_OPERATORS:
-            raise NotYetAvailable(
-                f"{name} is known but not yet available in this version",
-                text=self.text,
-                position=at.position,
-                field="formula",
-            )
-        if operator is None:
-            raise self.wrong(self.unknown(name, [*named_operators()], "operator"), at)
-        values: list[Expr | int] = list(arguments)
-        for place, label in enumerate(operator.integers, operator.arity):
-            if place < len(arguments):
-                values[place] = self.integer(arguments[place], f"{name}: {label}", at)
-        try:
-            return apply(name, *values)
-        except RuleError as reason:
-            raise self.wrong(f"{name}: {reason}", at) from None
 
-    def integer(self, argument: Expr, what: str, at: _Token) -> int:
-        if not isinstance(argument, Const) or not argument.value.is_integer():
-            raise self.wrong(f"{what} must be an integer, found {argument!r}", at)
-        return int(argument.value)
+def _check_lengths(formula: str, variables: tuple[str, ...], formula2: str | None) -> None:
+    if len(variables) > 2 * MAX_VARIABLES:
+        raise FormulaError(f"{len(variables)} declarations are more than {2 * MAX_VARIABLES}", field="variables")
+    for field, text in (("formula", formula), ("formula2", formula2 or "")):
+        if len(text) > MAX_TEXT:
+            raise FormulaError(f"a formula of {len(text)} characters is longer than {MAX_TEXT}", field=field)
+    total = sum(map(len, variables)) + len(formula) + len(formula2 or "")
+    if total > MAX_TEXT:
+        raise FormulaError(
+            f"formulas and declarations of {total} characters are longer than {MAX_TEXT}", field="variables"
+        )
+
+
+# ---- declarations --------------------------------------------------------------------------------------------
+
+
+def _declare(scope: Scope, texts: tuple[str, ...]) -> None:
+    count = 0
+    declared_at: dict[int, str] = {}
+    for number, text in enumerate(texts):
+        field = f"variables[{number}]"
+        match = _DECLARATION.fullmatch(text)
+        assert match is not None
+        name, start = match["name"], match.start("rest")
+        if name is not None:
+            _check_name(name, scope, Place(text, match.start("name"), field))
+        argument = _ARGUMENT.fullmatch(match["rest"])
+        if argument is not None and _declares(argument["kind"], argument["numbers"], Place(text, start, field)):
+            place = Place(text, start + argument.start("numbers"), field)
+            found = _argument(name or "", argument["kind"], argument["numbers"], count, place)
+            if found.position in declared_at:
+                reason = f"position {found.position} is already that of '{declared_at[found.position]}'"
+                raise place.wrong(reason)
+            declared_at[found.position] = text.strip()[:80]
+            node = scope.argument(found, place)
+            scope.arguments[found.position] = found
+            count += 1
+        elif name is not None:
+            node = Parser(text, scope, field, start).formula()
+        else:
+            reason = "a variable is declared like 'x = Vi(3)', 'y = Vj(3)' or 'p = Pm(1)'"
+            raise Place(text, 0, field).wrong(reason)
+        if name is not None:
+            scope.names[name] = node
+
+
+def _declares(kind: str, written: str, place: Place) -> bool:
+    """Whether `kind(written)` is an argument of the call rather than a formula."""
+    if kind in (*AXES, "Var"):
+        return True
+    if kind not in named_operators() and kind not in KINDS and _numbers(written) is not None:
+        raise place.wrong(f"{kind[:40]} is not one of {', '.join(AXES)}, Var")
+    return False
+
+
+def _numbers(written: str) -> list[int] | None:
+    parts = written.split(",")
+    return [int(part) for part in parts] if all(_INTEGER.fullmatch(part) for part in parts) else None
+
+
+def _check_name(name: str, scope: Scope, place: Place) -> None:
+    if name in scope.names:
+        raise place.wrong(f"{name[:40]} is declared twice")
+    if name in named_operators() or name in KINDS:
+        raise place.wrong(f"{name} is the name of an operator")
+
+
+def _argument(name: str, kind: str, written: str, count: int, place: Place) -> Variable:
+    numbers = _numbers(written)
+    if numbers is None:
+        raise place.wrong(f"expected integers, found {written[:40]!r}")
+    if kind == "Var":
+        if len(numbers) != 3:
+            raise place.wrong("Var takes (position, dim, category)")
+        position, dim, *category = numbers
+        return declared(name, kind, position, dim, category, place)
+    if len(numbers) not in (1, 2):
+        raise place.wrong(f"{kind} takes (dim) or (position, dim)")
+    position, dim = (count, numbers[0]) if len(numbers) == 1 else numbers
+    return declared(name, kind, position, dim, [], place)
+
+
+def _arguments(scope: Scope) -> tuple[Variable, ...]:
+    ordered = tuple(scope.arguments[position] for position in sorted(scope.arguments))
+    for expected, found in enumerate(ordered):
+        if found.position != expected:
+            named = ", ".join(str(variable.position) for variable in ordered)
+            raise scope.places[found.position].wrong(f"no variable has position {expected}; there are {named}")
+    return ordered
+
+
+# ---- reductions ----------------------------------------------------------------------------------------------
+
+
+def _check_axis(axis: int | None) -> None:
+    if axis not in (0, 1, None):
+        raise FormulaError(f"axis is 0 (over i), 1 (over j) or None (over both), got {axis}", field="axis")
+
+
+def _signature(reduction: Reduction) -> str:
+    count = ", K" if reduction.takes_count else ""
+    weights = {"none": "", "optional": "[, formula2]", "needed": ", formula2"}[reduction.weights]
+    return f"{reduction.name}_Reduction(formula{count}, 0 or 1{weights})"
+
+
+def _whole_formula(parser: Parser) -> Expr:
+    start = parser.token
+    if start.text.endswith("_Reduction") and start.text not in parser.scope.names:
+        reason = f"the formula names a reduction itself, {start.text}: pass reduction=None, or the formula alone"
+        raise parser.wrong(reason, start)
+    return parser.formula()
+
+
+def _written_out(parser: Parser) -> tuple[Reduction, Expr, int, int | None, Expr | None]:
+    """Reduction, formula, axis, opt_arg and formula2 of `<Op>_Reduction(formula[, opt_arg], cat[, formula2])`."""
+    start = parser.token
+    found = parser.reduction()
+    if found is None:
+        listed = ", ".join(f"{name}_Reduction" for name in sorted(REDUCTIONS))
+        raise parser.wrong(
+            "without a reduction the formula is one itself, such as Sum_Reduction(formula, 0) for a result per i "
+            f"and Sum_Reduction(formula, 1) for one per j; there are {listed}",
+            start,
+        )
+    name, arguments = found
+    try:
+        reduction = parse_reduction(name.text)
+    except FormulaError as error:
+        raise type(error)(error.message, text=parser.text, position=name.position, field="formula") from None
+    least = 2 + reduction.takes_count + (reduction.weights == "needed")
+    most = least + (reduction.weights == "optional")
+    if not least <= len(arguments) <= most:
+        raise parser.wrong(f"write {_signature(reduction)}; there are {len(arguments)} arguments", name)
+    rest = list(arguments)
+    formula = _formula(parser, rest.pop(0))
+    opt_arg = None
+    if reduction.takes_count:
+        count = rest.pop(0)
+        opt_arg = parser.integer(count.value, f"{name.text}: K", count.at)
+    kept = rest.pop(0)
+    category = parser.integer(kept.value, f"{name.text}: the axis that is kept", kept.at)
+    if category not in (0, 1):
+        raise parser.wrong(f"a result is kept per i (0) or per j (1), got {category}", kept.at)
+    return reduction, formula, 1 - category, opt_arg, _formula(parser, rest.pop(0)) if rest else None
+
+
+def _formula(parser: Parser, argument: Argument) -> Expr:
+    if isinstance(argument.value, tuple):
+        raise parser.wrong("a formula is needed, not a list", argument.at)
+    return argument.value
+
+
+def _check_options(reduction: Reduction, opt_arg: int | None, formula2: Expr | None) -> None:
+    name = reduction.name
+    if reduction.takes_count:
+        if opt_arg is None:
+            raise FormulaError(f"{name} needs opt_arg, the number of terms to keep", field="opt_arg")
+        if not 1 <= opt_arg <= MAX_COUNT:
+            raise FormulaError(f"opt_arg is {opt_arg}, {name} keeps 1..{MAX_COUNT} terms", field="opt_arg")
+    elif opt_arg is not None:
+        raise FormulaError(f"{name} takes no opt_arg, got {opt_arg}", field="opt_arg")
+    if formula2 is None and reduction.weights == "needed":
+        raise FormulaError(f"{name} needs formula2, the weights", field="formula2")
+    if formula2 is not None and reduction.weights == "none":
+        raise FormulaError(f"{name} takes no formula2", field="formula2")

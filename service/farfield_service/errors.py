@@ -126,7 +126,6 @@ class Answer:
 
 ANSWERS: dict[str, Answer] = {
     "formula_error": Answer(422),
-    "not_yet_available": Answer(422),
     "argument_error": Answer(422),
     "dtype_error": Answer(422),
     "shape_error": Answer(422),

@@ -15,7 +15,6 @@ from farfield.errors import (
     FarfieldError,
     FormulaError,
     LimitError,
-    NotYetAvailable,
     ServerError,
     ShapeError,
     UnauthorizedError,
@@ -26,7 +25,6 @@ from farfield_service.errors import ANSWERS
 # Code of an answer -> class.
 CLASSES: dict[str, type[FarfieldError]] = {
     "formula_error": FormulaError,
-    "not_yet_available": NotYetAvailable,
     "argument_error": ArgumentError,
     "dtype_error": DtypeError,
     "shape_error": ShapeError,
@@ -53,7 +51,6 @@ CLASSES: dict[str, type[FarfieldError]] = {
 # Class -> what else a caller may catch it as.
 ALSO = [
     (FormulaError, ValueError),
-    (NotYetAvailable, FormulaError),
     (ArgumentError, ValueError),
     (DtypeError, TypeError),
     (DtypeError, ArgumentError),

@@ -19,9 +19,8 @@ ROOT = Path(__file__).parents[2]
 def operators() -> list[str]:
     """One row per operator."""
     rows = ["| operator | is |", "|---|---|"]
-    for name, op in sorted(named_operators().items()):
-        arguments = [*"abc"[: op.arity], *op.integers]
-        rows.append(f"| `{name}({', '.join(arguments)})` | {op.doc.replace('|', chr(92) + '|')} |")
+    for _, op in sorted(named_operators().items()):
+        rows.append(f"| `{op.signature}` | {op.doc.replace('|', chr(92) + '|')} |")
     return rows
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from farfield_kernels import engine, operation
 from farfield_kernels.build import import_cupy
 from farfield_kernels.differentiate import vjp
+from farfield_kernels.domains import REAL, Case
 from farfield_kernels.emit import emit
 from farfield_kernels.expr import OPERATORS, Array, Expr, apply, variable
 from farfield_kernels.launch import CpuKernel, CudaKernel, Extent
 from farfield_kernels.lower import Program, lower
+from farfield_kernels.operators.differential import Differential
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.rewrite import rewrite
 from farfield_kernels.schedule import Device, Schedule, plan
@@ -94,6 +97,8 @@ class Call:
     operands: list[Expr]
     points: list[Array]
     reference: Callable[..., Array]
+    at_pair: Callable[[Expr], Expr]
+    """The same formula of operands that are multiplied by a variable."""
 
     def expected(self, points: Sequence[Array] | None = None) -> Array:
         """The declared reference, (ROWS, dim)."""
@@ -105,6 +110,8 @@ class Call:
 def calls_of(name: str, arguments: Arguments, dtype: str) -> list[Call]:
     """Every declared case of an operator on operands from its domain."""
     operator = OPERATORS[name]
+    if isinstance(operator, Differential):
+        return [_derivative(operator, case, arguments, dtype) for case in operator.cases]
     calls = []
     for case in operator.cases:
         drawn = [
@@ -119,13 +126,51 @@ def calls_of(name: str, arguments: Arguments, dtype: str) -> list[Call]:
                 operands=operands,
                 points=[array.astype(np.float64) for array in drawn],
                 reference=functools.partial(_with_integers, operator.reference, case.integers),
+                at_pair=functools.partial(_at_pair, name, operands, case.integers),
             )
         )
     return calls
 
 
-def _with_integers(reference: Callable[..., Array], integers: tuple[int, ...], *points: Array) -> Array:
+def _with_integers(reference: Callable[..., Array], integers: tuple[Any, ...], *points: Array) -> Array:
     return reference(*points, *integers)
+
+
+def _at_pair(name: str, operands: list[Expr], integers: tuple[Any, ...], one: Expr) -> Expr:
+    return apply(name, *(operand * one for operand in operands), *integers)
+
+
+def _derivative(operator: Differential, case: Case, arguments: Arguments, dtype: str) -> Call:
+    """A derivative operator on a formula of one variable whose Jacobian is known: A sin(v) + cos(sum v), or
+    A v + sum v if it must be linear."""
+    D, dim, *others = case.dims
+    A, v, *rest = (REAL.sample(arguments.rng, (ROWS, d)).astype(dtype) for d in (D * dim, dim, *others))
+    matrix, variable_, *operands = (arguments.add(array) for array in (A, v, *rest))
+    total = apply("Sum", variable_)
+    if operator.of == "linear":
+        formula = apply("MatVecMult", matrix, variable_) + total
+    else:
+        formula = apply("MatVecMult", matrix, apply("Sin", variable_)) + apply("Cos", total)
+    wide = A.astype(np.float64).reshape(ROWS, D, dim)
+
+    def reference(v: Array, *others: Array) -> Array:
+        if operator.of == "linear":
+            matrices = wide + 1
+        elif operator.of == "scalar":
+            hessian = -np.cos(v.sum(-1))[:, None, None] * np.ones((dim, dim))
+            matrices = hessian - np.eye(dim) * (wide[:, 0] * np.sin(v))[:, None, :]
+        else:
+            matrices = wide * np.cos(v)[:, None, :] - np.sin(v.sum(-1))[:, None, None]
+        return operator.reference(matrices, *others)
+
+    return Call(
+        what=f"{operator.name} of dims {case.dims}",
+        formula=apply(operator.name, formula, variable_, *operands),
+        operands=[variable_, *operands],
+        points=[array.astype(np.float64) for array in (v, *rest)],
+        reference=reference,
+        at_pair=lambda one: apply(operator.name, formula * one, variable_, *(x * one for x in operands)),
+    )
 
 
 def check_value(name: str, dtype: str, device: Device = "cpu") -> None:
@@ -133,10 +178,7 @@ def check_value(name: str, dtype: str, device: Device = "cpu") -> None:
     arguments = Arguments()
     calls = calls_of(name, arguments, dtype)
     one = arguments.add(np.ones((1, 1)), "j")
-    at_pairs = [
-        apply(name, *(operand * one for operand in call.operands), *case.integers)
-        for call, case in zip(calls, OPERATORS[name].cases, strict=True)
-    ]
+    at_pairs = [call.at_pair(one) for call in calls]
     values = evaluate([call.formula for call in calls] + at_pairs, arguments.arrays, dtype, device=device)
     for call, at_row, at_pair in zip(calls, values[: len(calls)], values[len(calls) :], strict=True):
         expected = call.expected()

@@ -11,7 +11,6 @@ from farfield_kernels.errors import (
     FarfieldError,
     FormulaError,
     LimitError,
-    NotYetAvailable,
     ShapeError,
 )
 from farfield_kernels.operation import Spec, read
@@ -29,11 +28,11 @@ WRONG_ARGUMENTS: tuple[tuple[list[str], list[tuple[int, ...]], type[FarfieldErro
     ([*F32[:2], "bool", F32[3]], RIGHT, DtypeError,
      ("argument 2 (a) is bool", ".float()"), "arguments[2]"),
     (["complex64", *F32[1:]], RIGHT, DtypeError,
-     ("is complex64; the types are float32, float64",), "arguments[0]"),
+     ("is complex64; the types are float16, bfloat16, float32, float64",), "arguments[0]"),
     ([*F32[:3], "float64"], RIGHT, DtypeError,
      ("argument 3 (p) is float64", "argument 0 (x) is float32", "convert one"), "arguments[3]"),
-    (["float16"] * 4, RIGHT, NotYetAvailable, ("argument 0 (x) is float16", "use float32"), "arguments[0]"),
-    (["bfloat16"] * 4, RIGHT, NotYetAvailable, ("bfloat16",), "arguments[0]"),
+    (["bfloat16", *F32[1:]], RIGHT, DtypeError,
+     ("argument 1 (y) is float32, but argument 0 (x) is bfloat16",), "arguments[1]"),
     (["<U3", *F32[1:]], RIGHT, DtypeError, ("argument 0 (x) is <U3",), "arguments[0]"),
     (F32, [(5, 2), *RIGHT[1:]], ShapeError,
      ("argument 0 (x) has shape (5, 2), (M, 3) is needed",), "arguments[0]"),

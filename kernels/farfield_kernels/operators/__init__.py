@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from ..expr import OPERATORS, Operator
-from . import comparison, constants, elementwise, extrema, norms, special, transcendental, vector
+from . import (
+    comparison,
+    constants,
+    curves,
+    differential,
+    elementwise,
+    extrema,
+    norms,
+    special,
+    tensors,
+    transcendental,
+    vector,
+)
 from . import complex as complex_vectors
-from .planned import PLANNED_OPERATORS, PLANNED_REDUCTIONS
 
 INTERNAL = frozenset({"Contract", "Interleave"})
 """Operators that definitions use and formulas cannot name."""
@@ -19,16 +30,17 @@ def named_operators() -> dict[str, Operator]:
 __all__ = [
     "INTERNAL",
     "OPERATORS",
-    "PLANNED_OPERATORS",
-    "PLANNED_REDUCTIONS",
     "comparison",
     "complex_vectors",
     "constants",
+    "curves",
+    "differential",
     "elementwise",
     "extrema",
     "named_operators",
     "norms",
     "special",
+    "tensors",
     "transcendental",
     "vector",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..expr import NONZERO, REAL, Array, Case, Domain, Expr, apply, constant
+from ..domains import NONZERO, REAL, Array, Case, Domain
+from ..expr import Expr, apply, constant
 from .kinds import derived, elementwise
 
 LARGER = "($a >= $b) | ($a != $a) ? $a : $b"
@@ -67,11 +68,12 @@ elementwise("Not", "1 where a is 0, else 0",
 
 elementwise("Where", "b where a is not 0, else c",
             code="$a != K(0) ? $b : $c", reference=lambda a, b, c: _choice(a != 0, b, c), domain=REAL,
-            vjp=lambda g, y, a, b, c: (None, where(a, g, 0), where(a, 0, g)))
+            vjp=lambda g, y, a, b, c: (None, where(a, g, 0), where(a, 0, g)), linear=((1, 2),))
 
 elementwise("IfElse", "b where a >= 0, else c; c where a is NaN",
             code="$a >= K(0) ? $b : $c", reference=lambda a, b, c: _choice(a >= 0, b, c), domain=NONZERO,
-            vjp=lambda g, y, a, b, c: (None, apply("IfElse", a, g, 0), apply("IfElse", a, 0, g)))
+            vjp=lambda g, y, a, b, c: (None, apply("IfElse", a, g, 0), apply("IfElse", a, 0, g)),
+            linear=((1, 2),))
 
 elementwise("Maximum", "the larger of a and b; NaN wins; on ties the gradient goes to a",
             code=LARGER, reference=np.maximum, domain=REAL,

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..domains import NONZERO, REAL, Array, Case
 from ..errors import RuleError
-from ..expr import NONZERO, REAL, Array, Case, Core, Expr, apply, broadcast, declare
+from ..expr import Core, Expr, apply, broadcast, declare
 from .kinds import Dims, Params, derived
 
 ONE = (Case((2,)), Case((6,)))
@@ -49,6 +50,7 @@ declare(
         dim=_half_dim,
         lower=lambda emit, operands, dim, params: operands[0][::2],
         vjp=lambda g, y, a: (interleave(g, _zeros(g)),),
+        linear=((0,),),
     )
 )
 
@@ -63,6 +65,7 @@ declare(
         dim=_half_dim,
         lower=lambda emit, operands, dim, params: operands[0][1::2],
         vjp=lambda g, y, a: (interleave(_zeros(g), g),),
+        linear=((0,),),
     )
 )
 
@@ -79,6 +82,7 @@ declare(
             part[k % len(part)] for k in range(dim // 2) for part in operands
         ],
         vjp=lambda g, y, a, b: parts(g),
+        linear=((0, 1),),
     )
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..domains import Case
 from ..errors import RuleError
-from ..expr import INDEX_SHIFT, Axis, Case, Expr, apply, constant, index
+from ..expr import INDEX_SHIFT, Axis, Expr, apply, constant, index
 from .kinds import derived
 
 

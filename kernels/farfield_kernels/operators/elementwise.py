@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..domains import NONZERO, POSITIVE, REAL, Case, Domain
 from ..errors import RuleError
-from ..expr import NONZERO, POSITIVE, REAL, Case, Core, Domain, Emit, Expr, apply, constant, declare
+from ..expr import Core, Emit, Expr, apply, constant, declare
 from .kinds import Dims, Params, elementwise
 
 BETWEEN_INTEGERS = Domain(-2.0, 2.0, grid=1.0)
@@ -17,23 +18,23 @@ BETWEEN_INTEGERS = Domain(-2.0, 2.0, grid=1.0)
 # fmt: off
 elementwise("Add", "sum of a and b, written a + b",
             code="$a + $b", reference=np.add, domain=REAL,
-            vjp=lambda g, y, a, b: (g, g))
+            vjp=lambda g, y, a, b: (g, g), linear=((0, 1),))
 
 elementwise("Subtract", "difference of a and b, written a - b",
             code="$a - $b", reference=np.subtract, domain=REAL,
-            vjp=lambda g, y, a, b: (g, -g))
+            vjp=lambda g, y, a, b: (g, -g), linear=((0, 1),))
 
 elementwise("Mult", "product of a and b, written a * b",
             code="$a * $b", reference=np.multiply, domain=REAL,
-            vjp=lambda g, y, a, b: (g * b, g * a))
+            vjp=lambda g, y, a, b: (g * b, g * a), linear=((0,), (1,)))
 
 elementwise("Divide", "quotient of a and b, written a / b",
             code="$a / $b", reference=np.divide, domain=NONZERO,
-            vjp=lambda g, y, a, b: (g / b, -(g * y / b)))
+            vjp=lambda g, y, a, b: (g / b, -(g * y / b)), linear=((0,),))
 
 elementwise("Minus", "a with its sign turned, written -a",
             code="-$a", reference=np.negative, domain=REAL,
-            vjp=lambda g, y, a: (-g,))
+            vjp=lambda g, y, a: (-g,), linear=((0,),))
 
 elementwise("Square", "a times a, written a**2",
             code="$a * $a", reference=np.square, domain=REAL,

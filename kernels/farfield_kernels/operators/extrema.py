@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..domains import REAL, Array, Case, Domain
 from ..errors import RuleError
-from ..expr import REAL, Array, Case, Core, Domain, Emit, Expr, apply, declare
+from ..expr import Core, Emit, Expr, apply, declare
 from .comparison import LARGER, SMALLER, where
 from .kinds import Dims, Params, derived
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..expr import REAL, Array, Case, Core, Derived, Domain, Emit, Expr, broadcast, declare
+from ..domains import REAL, Array, Case, Domain
+from ..expr import Core, Derived, Emit, Expr, broadcast, declare
 
 Dims = tuple[int, ...]
 Params = tuple[Any, ...]
@@ -23,6 +24,7 @@ def elementwise(
     reference: Callable[..., Array],
     domain: Domain | tuple[Domain, ...],
     vjp: Callable[..., tuple[Expr | None, ...]],
+    linear: tuple[tuple[int, ...], ...] = (),
 ) -> None:
     """Declare an operator that maps components; its arity is the number of placeholders in `code`."""
     arity = sum(place in code for place in ("$a", "$b", "$c"))
@@ -41,6 +43,7 @@ def elementwise(
             dim=broadcast,
             lower=lower,
             vjp=vjp,
+            linear=linear,
         )
     )
 
@@ -55,6 +58,7 @@ def derived(
     integers: tuple[str, ...] = (),
     domain: Domain | tuple[Domain, ...] = REAL,
     arity: int | None = None,
+    optional: int = 0,
 ) -> None:
     """Declare an operator by its formula; its arity is that of the first case unless given."""
     arity = len(cases[0].dims) if arity is None else arity
@@ -64,6 +68,7 @@ def derived(
             doc=doc,
             arity=arity,
             integers=integers,
+            optional=optional,
             definition=definition,
             reference=reference,
             domain=domain,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..domains import NONZERO, Array, Case
 from ..errors import RuleError
-from ..expr import NONZERO, Array, Case, Expr, apply
+from ..expr import Expr, apply
 from .kinds import derived
 from .vector import contract
 

@@ -9,8 +9,9 @@ import math
 
 import numpy as np
 
+from ..domains import REAL, Array, Case, Domain
 from ..errors import RuleError
-from ..expr import REAL, Array, Case, Core, Domain, Emit, Expr, apply, declare
+from ..expr import Core, Emit, Expr, apply, declare
 from .kinds import Dims, Params, derived, elementwise
 
 NO_POLE = Domain(-0.75, 3.0, away_from_zero=0.25)

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from ..expr import NONZERO, POSITIVE, REAL, Domain, apply
+from ..domains import NONZERO, POSITIVE, REAL, Domain
+from ..expr import apply
 from .kinds import elementwise
 
 INSIDE_ONE = Domain(-0.8, 0.8)
@@ -91,4 +92,9 @@ elementwise("Softplus", "log(1 + e**a), without overflow",
             code="($a > K(0) ? $a : K(0)) + log1p(exp(-fabs($a)))",
             reference=lambda a: np.logaddexp(0, a), domain=REAL,
             vjp=lambda g, y, a: (g * apply("Sigmoid", a),))
+
+elementwise("LogAddExp", "log(e**a + e**b), without overflow",
+            code="$a == $b ? $a + K(0.6931471805599453) : ($a > $b ? $a : $b) + log1p(exp(-fabs($a - $b)))",
+            reference=np.logaddexp, domain=REAL,
+            vjp=lambda g, y, a, b: (g * apply("Sigmoid", a - b), g * apply("Sigmoid", b - a)))
 # fmt: on

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import numpy as np
 
+from ..domains import REAL, Array, Case
 from ..errors import RuleError
-from ..expr import REAL, Array, Case, Core, Emit, Expr, apply, declare
+from ..expr import Core, Emit, Expr, apply, declare
 from .kinds import Dims, Params, derived
 
 # ---- folds ---------------------------------------------------------------------------------------------------
@@ -31,6 +33,7 @@ declare(
         dim=lambda dims, params: 1,
         lower=_lower_sum,
         vjp=lambda g, y, a: (apply("SumT", g, a.dim),),
+        linear=((0,),),
     )
 )
 
@@ -53,6 +56,7 @@ declare(
         dim=_repeated_dim,
         lower=lambda emit, operands, dim, params: operands[0] * dim,
         vjp=lambda g, y, a, d: (apply("Sum", g),),
+        linear=((0,),),
     )
 )
 
@@ -76,6 +80,7 @@ declare(
         dim=lambda dims, params: sum(dims),
         lower=lambda emit, operands, dim, params: operands[0] + operands[1],
         vjp=lambda g, y, a, b: (apply("Extract", g, 0, a.dim), apply("Extract", g, a.dim, b.dim)),
+        linear=((0, 1),),
     )
 )
 
@@ -99,6 +104,7 @@ declare(
         dim=_extract_dim,
         lower=lambda emit, operands, dim, params: operands[0][params[0] : params[0] + params[1]],
         vjp=lambda g, y, a, start, d: (apply("ExtractT", g, start, a.dim),),
+        linear=((0,),),
     )
 )
 
@@ -132,6 +138,7 @@ declare(
         dim=_padded_dim,
         lower=_lower_padded,
         vjp=lambda g, y, a, start, d: (apply("Extract", g, start, a.dim),),
+        linear=((0,),),
     )
 )
 
@@ -183,7 +190,7 @@ def _lower_contract(emit: Emit, operands: list[list[int]], dim: int, params: Par
 
 def _contract_reference(a: Array, b: Array, *params: Any) -> Array:
     labels_a, labels_b, labels, sizes = params
-    letters = "abcdefgh"
+    letters = string.ascii_letters
     text = ["".join(letters[label] for label in side) for side in (labels_a, labels_b, labels)]
     split_a = a.reshape(*a.shape[:-1], *(sizes[label] for label in labels_a))
     split_b = b.reshape(*b.shape[:-1], *(sizes[label] for label in labels_b))
@@ -205,6 +212,7 @@ declare(
             contract(g, b, lo, lb, la, sizes),
             contract(a, g, la, lo, lb, sizes),
         ),
+        linear=((0,), (1,)),
     )
 )
 
@@ -266,4 +274,12 @@ derived("TensorProd", "all products a_k b_l, row-major",
         reference=lambda a, b: np.einsum("...m,...n->...mn", a, b).reshape(
             *np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), -1),
         cases=(Case((2, 3)), Case((1, 3))))
+
+derived("Factorize", "a itself: what formulas share, such as b, is computed once anyway",
+        lambda a, b: a,
+        reference=lambda a, b: a + 0 * b[..., :1], cases=(Case((3, 2)), Case((1, 1))))
+
+derived("AutoFactorize", "a itself: what formulas share is computed once anyway",
+        lambda a: a,
+        reference=lambda a: a, cases=(Case((3,)),))
 # fmt: on

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from farfield_kernels import __version__
 from farfield_kernels.operation import DTYPES, MAX_ORDER
-from farfield_kernels.operators import PLANNED_OPERATORS, PLANNED_REDUCTIONS, named_operators
+from farfield_kernels.operators import named_operators
 from farfield_kernels.parse import MAX_NESTING, MAX_TEXT, MAX_VARIABLES
 from farfield_kernels.reductions import REDUCTIONS
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["info"])
 
 @router.get("/operators", summary="The language: operators and reductions")
 async def operators() -> dict[str, Any]:
-    """Every name with its meaning, and the names that are known but not yet available."""
+    """Every name with its meaning."""
     return {
         "operators": {
             name: {"doc": op.doc, "formulas": op.arity, "integers": list(op.integers)}
@@ -29,10 +29,6 @@ async def operators() -> dict[str, Any]:
         "reductions": {
             name: {"doc": reduction.doc, "results": len(reduction.results)}
             for name, reduction in sorted(REDUCTIONS.items())
-        },
-        "planned": {
-            "operators": sorted(PLANNED_OPERATORS - named_operators().keys()),
-            "reductions": sorted(PLANNED_REDUCTIONS - REDUCTIONS.keys()),
         },
     }
 
