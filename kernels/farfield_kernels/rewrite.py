@@ -10,6 +10,7 @@ to that at random and at special points. It excludes, although they are true of 
 
 - `a + 0 -> a`: -0 + 0 is +0. What holds is `a + (-0) -> a`, `a - 0 -> a`, and `a + 0 -> a` where a is never -0.
 - `a - a -> 0`, `a / a -> 1`, `0 / a -> 0`, `Exp(Log(a)) -> a`, `Square(Sqrt(a)) -> a`: they hide NaN.
+- `Pow(a, 0) -> 1`, `And(a, 0) -> 0`: computed from data they multiply NaN to NaN, written as literals they may not.
 - `a*b + a*c -> a*(b + c)`: b + c may overflow where a is small enough for both products to be finite.
 - `Sum(a*b) -> a*Sum(b)` for scalar a, and taking a factor out of the sum over columns: the products may be finite
   where the sum of the b is not. `separate` does that, and looks at the data first.
@@ -111,7 +112,6 @@ RULES = (
     Rule("IfElse(a, 0, 0)", "0"),
     Rule("Where(a, b, c)", "b", lambda a, b, c: literal(a) not in (None, 0.0), "Where(2, b, c)"),
     Rule("Where(a, b, c)", "c", lambda a, b, c: literal(a) == 0.0, "Where(0, b, c)"),
-    Rule("And(a, 0)", "0"),
     # Literal factors. A power of two divides exactly as its inverse multiplies.
     Rule("-(a * b)", "(-a) * b", lambda a, b: literal(a) is not None, "-(3 * b)"),
     Rule("a / b", "a * Inv(b)", lambda a, b: _is_power_of_two(literal(b)), "a / 4"),
@@ -123,7 +123,6 @@ RULES = (
     ),
     # Powers. Pow multiplies: from these exponents to a**n are at most four roundings.
     *(Rule(f"Powf(a, {n})", f"Pow(a, {n})") for n in (-2, -1, 0, 1, 2, 3, 4)),
-    Rule("Pow(a, 0)", "1"),
     Rule("Pow(a, 1)", "a"),
     Rule("Pow(a, 2)", "Square(a)"),
     Rule("Pow(a, -1)", "Inv(a)"),
