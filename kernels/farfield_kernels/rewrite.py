@@ -10,7 +10,7 @@ to that at random and at special points. It excludes, although they are true of 
 
 - `a + 0 -> a`: -0 + 0 is +0. What holds is `a + (-0) -> a`, `a - 0 -> a`, and `a + 0 -> a` where a is never -0.
 - `a - a -> 0`, `a / a -> 1`, `0 / a -> 0`, `Exp(Log(a)) -> a`, `Square(Sqrt(a)) -> a`: they hide NaN.
-- `Pow(a, 0) -> 1`, `And(a, 0) -> 0`: computed from data they multiply NaN to NaN, written as literals they may not.
+- `Pow(a, 0) -> 1`, `And(a, 0) -> 0`: as data they turn the product with NaN into NaN, as literals they do not.
 - `a*b + a*c -> a*(b + c)`: b + c may overflow where a is small enough for both products to be finite.
 - `Sum(a*b) -> a*Sum(b)` for scalar a, and taking a factor out of the sum over columns: the products may be finite
   where the sum of the b is not. `separate` does that, and looks at the data first.
