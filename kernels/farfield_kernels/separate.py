@@ -29,8 +29,8 @@ Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum
   kernel's (float64 data) or far smaller (float32 data). Literals are rounded to the data's type first.
 - One product per component: every sum is over the plain kernel's terms, up to a factor that all of them share, so
   the error is at most (K + e) u sum_j |F_ij|. e is what the rounding of exponents costs more than that of A + B in
-  the plain kernel: A + m and B - m are rounded apart, |A + m| + |B - m| <= |A + B| + 2 |B - m|, by half an ulp; and
-  A and B are themselves rounded where a sum had to be regrouped. So e = mean(m - B) + the sizes of what was
+  the plain kernel: A + m and B - m are rounded apart, |A + m| + |B - m| <= |A + B| + 2 |B - m|, by half an ulp;
+  and A and B are themselves rounded where a sum had to be regrouped. So e = mean(m - B) + the sizes of what was
   regrouped; the mean, weighted by |V| exp(B), comes with the column pass.
 - Several products cancel each other where the plain kernel rounds F_ij once: the error is at most
   (K + e) u bound_i, bound_i = sum |U| |V| exp(A + B) over products and columns. All that is known to be below
@@ -43,8 +43,8 @@ Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum
 - Overflow: m is the largest exponent, so no exp of the column pass exceeds 1; exp(A + m) is applied in two halves,
   to U and to S. What overflows anyway is infinite or NaN in a column result, in c or in the bound, and is refused.
 - Underflow: exp(B - m) loses terms below 2^-1022, all together at most 2^-1022 sum_j |V_j|: the sum of |V| is
-  computed too, and must be below 2^960 times that of |V| exp(B - m), which must be 0 or above 2^-960 so that digits
-  lost by denormal terms do not count. Several factors of one side whose product falls below 2^-960, none being 0,
+  computed too, and must be below 2^960 times that of |V| exp(B - m), which must be 0 or above 2^-960 so that
+  digits lost by denormal terms do not count. Several factors of one side whose product falls below 2^-960, none 0,
   mark their bound with NaN. Where U or S falls below 2^-960 by its half of the exp, the bound is raised.
 - Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf, or NaN if B is not
   finite, so that no NaN or infinity of the data goes unseen. Every factor enters c or a column result.
@@ -149,7 +149,7 @@ def acceptable(separation: Separation, columns: Sequence[Array], c: Array, bound
     if any(0 < sums[number][at] < SMALLEST for number, at in separation.sizes):
         return False
     for (total, at), (near, place) in separation.reach:
-        if not sums[total][at] <= REACH * sums[near][place]:
+        if not sums[total][at] / REACH <= sums[near][place]:
             return False
     if not (np.isfinite(c).all() and np.isfinite(bound).all()):
         return False
