@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .expr import Axis, Expr, apply, topological
-from .rewrite import literal
+from .rewrite import literal, simplify
 
 Part = tuple[float, tuple[Expr, ...]]
 """A number times a product of scalar factors."""
@@ -89,17 +89,16 @@ class _Expansion:
     def leaves(self, node: Expr) -> list[Form]:
         if node.dim > MAX_WIDTH:
             raise Inseparable
-        number = literal(node)
-        if number is not None:
-            return [_constant(number)] * node.dim
-        scalars = [node if node.dim == 1 else apply("Extract", node, k, 1) for k in range(node.dim)]
-        return [(self.leaf(scalar),) for scalar in scalars]
+        return [self.leaf(simplify(apply("Extract", node, k, 1))) for k in range(node.dim)]
 
-    def leaf(self, scalar: Expr) -> Monomial:
+    def leaf(self, scalar: Expr) -> Form:
+        number = literal(scalar)
+        if number is not None:
+            return _constant(number)
         self.ordinals.setdefault(scalar, len(self.ordinals))
         if self.column_axis in scalar.axes:
-            return Monomial(1.0, columns=(scalar,))
-        return Monomial(1.0, rows=(scalar,))
+            return (Monomial(1.0, columns=(scalar,)),)
+        return (Monomial(1.0, rows=(scalar,)),)
 
     def open(self, node: Expr) -> list[Form]:
         """The forms of a node that reads both axes, from those of its operands."""

@@ -43,11 +43,11 @@ Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum
 - Overflow: m is the largest exponent, so no exp of the column pass exceeds 1; exp(A + m) is applied in two halves,
   to U and to S. What overflows anyway is infinite or NaN in a column result, in c or in the bound, and is refused.
 - Underflow: exp(B - m) loses terms below 2^-1022, all together at most 2^-1022 sum_j |V_j|: the sum of |V| is
-  computed too, and must be below 2^960 times that of |V| exp(B - m), which must be 0 or above 2^-960 so that
-  digits lost by denormal terms do not count. Several factors of one side whose product falls below 2^-960, none 0,
-  mark their bound with NaN. Where U or S falls below 2^-960 by its half of the exp, the bound is raised.
-- Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf, or NaN if B is not
-  finite, so that no NaN or infinity of the data goes unseen. Every factor enters c or a column result.
+  computed too, and must be below 2^960 times that of |V| exp(B - m). Several factors of one side whose product
+  falls below 2^-960, none 0, mark their bound with NaN. Where U or S is below 2^-960, with its half of the exp or
+  without, so that denormal terms may have lost digits, the bound is raised.
+- Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf. Every factor enters
+  c or a column result, so no NaN or infinity of the data goes unseen; B does by the mean of m - B, 0 times NaN too.
 """
 
 from __future__ import annotations
@@ -96,7 +96,6 @@ class Separation:
         columns: the column passes.
         rows: the row formula, of dim 2 D: results and their bounds.
         rank: number of different products.
-        sizes: places of the sums of |V| exp(B - m).
         reach: pairs of places: the sum of |V|, and that of |V| exp(B - m), which must not be far smaller.
         dtype: element type of the data.
     """
@@ -104,7 +103,6 @@ class Separation:
     columns: tuple[ColumnPass, ...]
     rows: Expr
     rank: int
-    sizes: tuple[Place, ...]
     reach: tuple[tuple[Place, Place], ...]
     dtype: str
 
@@ -146,8 +144,6 @@ def acceptable(separation: Separation, columns: Sequence[Array], c: Array, bound
         nothing = column_pass.exponent is not None and result[0] == -np.inf and not result[1:].any()
         if not nothing and not np.isfinite(result).all():
             return False
-    if any(0 < sums[number][at] < SMALLEST for number, at in separation.sizes):
-        return False
     for (total, at), (near, place) in separation.reach:
         if not sums[total][at] / REACH <= sums[near][place]:
             return False
@@ -318,18 +314,17 @@ def _write(forms: list[Form], arguments: int, dtype: str) -> Separation:
         passes.append(plain)
     rows = _rows(read, passes, len(forms))
     written = tuple(columns.written() for columns in passes)
-    sizes = dict.fromkeys(sums.size for _, _, sums, _ in read)
-    return Separation(written, rows, len(distinct), tuple(sizes), tuple(dict.fromkeys(reach)), dtype)
+    return Separation(written, rows, len(distinct), tuple(dict.fromkeys(reach)), dtype)
 
 
 def _exponent(parts: tuple[Part, ...], products: list[_Product]) -> Expr:
-    """B, but -inf where no weight counts and NaN where it would hide data that are not finite."""
+    """B, but -inf where no weight counts."""
     B = _value(parts)
     weights = dict.fromkeys(_value(product.columns) for product in products)
     if any(isinstance(weight, Const) for weight in weights):
         return B
     counts = reduce(lambda a, b: apply("Or", a, b), weights)
-    return rewrite(apply("Where", counts, B, _NOTHING + (B - B)))
+    return rewrite(apply("Where", counts, B, _NOTHING))
 
 
 def _sums(product: _Product, exponent: tuple[Part, ...], columns: _Columns) -> _Sums:

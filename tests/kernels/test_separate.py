@@ -134,6 +134,7 @@ SEPARABLE = (
     ("x*y", ("x = Vi(5)", "y = Vj(1)"), 1),
     ("Sin(x)*Log(Abs(y) + p) - Sqrt(Abs(x))*3", (*SCALARS, "p = Pm(1)"), 2),
     ("ComplexMult(x, y)", ("x = Vi(2)", "y = Vj(2)"), 2),
+    ("Concat(x, 0)*SumT(y, 2) + Zero(2)", SCALARS, 1),
     ("Elem(x, 0) + 2", ("x = Vi(2)", "y = Vj(2)"), 1),
 )
 
@@ -173,7 +174,7 @@ def test_short_sums_of_products_separate(
         ("x|y", ("x = Vi(17)", "y = Vj(17)")),
         ("Exp(x+y)", ("x = Vi(17)", "y = Vj(17)")),
         ("x + y", ("x = Vi(100)", "y = Vj(100)")),
-        ("Square(Square(x|y))", ("x = Vi(8)", "y = Vj(8)")),
+        ("Square(Square(Square(x|y)))", ("x = Vi(60)", "y = Vj(60)")),
         ("x*y*1e-200*1e-200", SCALARS),
     ],
 )
@@ -251,6 +252,16 @@ def test_weights_that_are_zero_where_the_exponent_is_largest() -> None:
         assert not empty.c.any()
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_weights_that_are_all_zero_hide_no_nan(place: int) -> None:
+    """0 * Exp(NaN) is NaN, for a row and for a column."""
+    arrays = draw(SCALARS, "float64")
+    arrays[2][:] = 0
+    assert separated("b*Exp(x+y)", SCALARS, arrays).accepted
+    arrays[place][1] = np.nan
+    assert not separated("b*Exp(x+y)", SCALARS, arrays).accepted
+
+
 def test_one_of_two_weights_is_zero_where_the_exponent_is_largest() -> None:
     """Then what underflow takes from the other is seen: refused, and right where nothing is lost."""
     x, a = np.array([[0.25], [1.0]]), np.array([[1.0], [0.0]])
@@ -287,6 +298,8 @@ def test_a_difference_of_equal_sums_is_refused() -> None:
     x, y = np.array([[1.0], [2.0]]), np.array([[0.1], [0.3], [0.7]])
     b = y * 3.0
     assert not separated("(x + y)*(x - y) - Square(x) + Square(y) + 1e-17*b", SCALARS, [x, y, b]).accepted
+    assert not separated("x*b - b", SCALARS, [x + 1e-12, y, b]).accepted
+    assert separated("x*b - b", SCALARS, [x + 2, y, b]).accepted
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -337,6 +350,25 @@ def test_a_huge_weight_far_below_the_largest_exponent_counts() -> None:
     near.assert_as_good_as_plain("float64", exponent=400)
 
 
+def test_a_sum_carried_far_below_the_largest_exponent_is_refused() -> None:
+    """B - m has lost digits there; a hundred below it has not."""
+    x = np.array([[0.25]])
+    for far, accepted in ((-600.0, False), (-100.0, True)):
+        y, b = np.array([[0.0], [far]]), np.array([[1e-250], [1e250]])
+        assert separated("b*Exp(x+y)", SCALARS, [x, y, b]).accepted == accepted
+
+
+def test_a_factor_lost_to_underflow_with_its_half_of_the_exponential_is_refused() -> None:
+    """1e-190 exp(-290) is denormal though the result is 1e-142; so are weights that are denormal themselves."""
+    variables = (*SCALARS, "z = Vi(1)")
+    x, y, b = np.array([[-580.0]]), np.array([[0.0], [-0.7]]), np.array([[1e300], [2e300]])
+    for z, accepted in ((1.2345e-190, False), (1.2345e-150, True)):
+        result = separated("z*b*Exp(x+y)", variables, [x, y, b, np.array([[z]])])
+        assert result.accepted == accepted
+    for b, accepted in ((np.array([[3e-323], [5e-323]]), False), (np.array([[3e-223], [5e-223]]), True)):
+        assert separated("b*Exp(x+y)", SCALARS, [-x, y, b]).accepted == accepted
+
+
 def test_a_product_lost_to_underflow_is_refused() -> None:
     """y * b is 0 in float64 though (x * y) * b is 1e-200."""
     arrays = [np.array([[1e200]]), np.array([[1e-200]]), np.array([[1e-200]])]
@@ -355,6 +387,10 @@ def test_exponents_that_are_regrouped_count_their_rounding() -> None:
         assert result.accepted == accepted
         if accepted:
             result.assert_as_good_as_plain(dtype)
+        for formula, sides in (("Exp(x+y+z)", "iji"), ("Exp(y+x+z)", "iji"), ("Exp(y+x+z)", "jij")):
+            declared = [f"{name} = V{side}(1)" for name, side in zip("xyz", sides, strict=True)]
+            result = separated(formula, declared, [x, y[:2] + 1e4, -x])
+            assert result.accepted == accepted
 
 
 def test_literals_have_the_type_of_the_data() -> None:
@@ -389,3 +425,13 @@ def test_it_pays_for_many_pairs() -> None:
     assert plan is not None
     assert plan.pays(3000, 5000)
     assert not plan.pays(10, 5000)
+
+
+def test_results_below_the_smallest_number_of_the_type_need_no_digits() -> None:
+    """What the data's type rounds to 0 or to a denormal is accepted whatever its bound, below the least one."""
+    plan = separate(rewrite(parse_formula("x + y", parse_variables(SCALARS[:2]))), "i", 2, "float32")
+    assert plan is not None
+    sums = [np.ones(column_pass.dim) for column_pass in plan.columns]
+    zero = np.zeros((2, 1))
+    assert acceptable(plan, sums, zero, zero + 1e-38)
+    assert not acceptable(plan, sums, zero, zero + 1e-30)
