@@ -47,7 +47,7 @@ Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum
   falls below 2^-960, none 0, mark their bound with NaN. Where U or S is below 2^-960, with its half of the exp or
   without, so that denormal terms may have lost digits, the bound is raised.
 - Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf. Every factor enters
-  c or a column result, so no NaN or infinity of the data goes unseen; B does by the mean of m - B, 0 times NaN too.
+  c or a column result, so no NaN or infinity of the data goes unseen; B does by the mean of m - B, if times 0.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from farfield_kernels.rewrite import rewrite
 from farfield_kernels.separate import Separation, acceptable, separate
 from farfield_kernels.terms import expand
 from kernels.formula_values import values
+from kernels.operator_checks import evaluate
 
 U = 2.0**-53
 SEED = "Square(p-a)*Exp(x+y)"
@@ -435,3 +436,29 @@ def test_results_below_the_smallest_number_of_the_type_need_no_digits() -> None:
     zero = np.zeros((2, 1))
     assert acceptable(plan, sums, zero, zero + 1e-38)
     assert not acceptable(plan, sums, zero, zero + 1e-30)
+
+
+def test_compiled_passes_agree_with_numpy() -> None:
+    """The formulas of the passes as C++ give what NumPy gives, where weights are 0, denormal or NaN too."""
+    variables = ("x = Vi(1)", "y = Vj(1)", "b = Vi(1)", "c = Vi(1)")
+    parsed = rewrite(parse_formula("(b*y + c)*Exp(2*(x+y)) + b*c*y*b", parse_variables(variables)))
+    special = np.array([0.0, 1.0, 1e-200, np.nan, np.inf, -3.0, 1e-310])
+    x, b, c = (grid.reshape(-1, 1) for grid in np.meshgrid(special, special, special))
+    y = np.array([[0.5], [-1.0]])
+    by_columns = separate(parsed, "j", 4, "float64")
+    by_rows = separate(parsed, "i", 4, "float64")
+    assert by_columns is not None
+    assert by_rows is not None
+    formulas = [f for column_pass in by_columns.columns for f in (column_pass.exponent, column_pass.weights) if f]
+    sums = [np.ones(column_pass.dim) for column_pass in by_rows.columns]
+    sums[0][:] = (-np.inf, *np.zeros(by_rows.columns[0].dim - 1))
+    arrays = [x, y, b, c, *sums]
+    compiled = evaluate([*formulas, by_rows.rows], arrays, "float64", rows=len(x))
+    for formula, found in zip([*formulas, by_rows.rows], compiled, strict=True):
+        expected = values(formula, arrays, len(x), 2)[:, 0]
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-307)
+    for number in (2, 3):
+        sums = [np.full(column_pass.dim, float(number)) for column_pass in by_rows.columns]
+        (found,) = evaluate([by_rows.rows], [x, y, b, c, *sums], "float64", rows=len(x))
+        expected = values(by_rows.rows, [x, y, b, c, *sums], len(x), 2)[:, 0]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-307)
