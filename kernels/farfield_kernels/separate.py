@@ -46,8 +46,10 @@ Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum
   computed too, and must be below 2^960 times that of |V| exp(B - m). Several factors of one side whose product
   falls below 2^-960, none 0, mark their bound with NaN. Where U or S is below 2^-960, with its half of the exp or
   without, so that denormal terms may have lost digits, the bound is raised.
-- Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf. Every factor enters
-  c or a column result, so no NaN or infinity of the data goes unseen; B does by the mean of m - B, if times 0.
+- Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf. If the exp overflows
+  the plain kernel has 0 * inf there, which is NaN, and the passes have the 0 that finite data stand for.
+- Every factor enters c or a column result, B by the mean of m - B even where its weight is 0, so no NaN of the data
+  goes unseen.
 """
 
 from __future__ import annotations

@@ -199,6 +199,20 @@ def test_the_gradients_of_the_seed_separate(dtype: str) -> None:
     np.testing.assert_allclose(by_a.c, by_a.exact, rtol=1e-12)
 
 
+def test_gradients_of_parameters_and_of_second_order_separate() -> None:
+    """The parameter's is a sum over accepted rows; those of a gradient are sums of more products."""
+    spec = Spec(SEED, SEED_VARIABLES)
+    variables = (*SEED_VARIABLES, "g = Vi(3)", "h = Vi(3)")
+    arrays = [np.abs(array) for array in draw(variables, "float32")]
+    arrays[3] += 4  # p - a is positive, so no products cancel
+    of_p = expand(read(spec.vjp((3,))))
+    second = expand(read(spec.vjp((0,)).vjp((0, 1, 3, 4))))
+    assert [term.keep for term in (*of_p, *second)] == ["p", "i", "j", "p", "i"]
+    for term in (*of_p, *second):
+        result = separated(rewrite(term.formula), variables, arrays, "j" if term.keep == "j" else "i")
+        result.assert_as_good_as_plain("float32")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_of_any_sign_are_right_for_a_single_product(dtype: str) -> None:
     """Terms that cancel between columns cancel in the plain kernel too: accepted, with its error."""
