@@ -48,8 +48,8 @@ Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum
   without, so that denormal terms may have lost digits, the bound is raised.
 - Weights that are 0 where the exponent is largest must not set m: there the exponent is -inf. If the exp overflows
   the plain kernel has 0 * inf there, which is NaN, and the passes have the 0 that finite data stand for.
-- Every factor enters c or a column result, B by the mean of m - B even where its weight is 0, so no NaN of the data
-  goes unseen.
+- Every factor enters c or a column result, B by the mean of m - B even where its weight is 0, so no NaN of the
+  data goes unseen.
 """
 
 from __future__ import annotations
