@@ -102,7 +102,7 @@ def test_wrong_reductions_and_axes() -> None:
             parse_reduction(name)
         assert "\x1b" not in caught.value.message
         assert len(caught.value.message) < 400
-    with pytest.raises(FormulaError, match="axis is 0 .over i., 1 .over j. or None .over both., got 2"):
+    with pytest.raises(FormulaError, match=r"axis is 0 \(over i\), 1 \(over j\) or None \(over both\), got 2"):
         read(Spec("x", VARIABLES, axis=2))
 
 
