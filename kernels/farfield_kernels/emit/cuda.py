@@ -110,7 +110,7 @@ class _Emitter:
     def load_rows(self) -> str:
         lines = []
         for r in self.row_range:
-            lines.append(f"const i64 row{r} = smaller(row0 + threadIdx.x + {r} * (i64)blockDim.x, row_end - 1);")
+            lines.append(f"const i64 row{r} = smaller(row_begin + threadIdx.x + {r} * (i64)blockDim.x, row_end - 1);")
             lines += [
                 self._load(number, f"v{number}_{r}", f"row{r}")
                 for number in self.program.at("row")
@@ -284,7 +284,7 @@ class _Emitter:
                 for field in self.fields
             ]
             lines += block(
-                f"if (row0 + threadIdx.x + {r} * (i64)blockDim.x < row_end)",
+                f"if (row_begin + threadIdx.x + {r} * (i64)blockDim.x < row_end)",
                 [
                     f"const i64 row = row{r};",
                     *block("if (splits == 1 && !OVER_ROWS)", whole),

@@ -137,8 +137,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row0 = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row0 + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
   i64 terms = 0;
 {offsets}

@@ -28,8 +28,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row0 = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row0 + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
   i64 terms = 0;
   const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 5 + 0] : 0);
@@ -38,28 +38,28 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const T *__restrict__ a3 = b3 + (offsets ? offsets[batch * 5 + 3] : 0);
   const T *__restrict__ a4 = b4 + (offsets ? offsets[batch * 5 + 4] : 0);
   const V v3 = a3[0];
-  const i64 row0 = smaller(row0 + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
+  const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
   const V v0_0 = a4[(row0) * 3 + 0];
   const V v1_0 = a4[(row0) * 3 + 1];
   const V v2_0 = a4[(row0) * 3 + 2];
   const V v10_0 = a0[(row0) * 3 + 0];
   const V v11_0 = a0[(row0) * 3 + 1];
   const V v12_0 = a0[(row0) * 3 + 2];
-  const i64 row1 = smaller(row0 + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
+  const i64 row1 = smaller(row_begin + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
   const V v0_1 = a4[(row1) * 3 + 0];
   const V v1_1 = a4[(row1) * 3 + 1];
   const V v2_1 = a4[(row1) * 3 + 2];
   const V v10_1 = a0[(row1) * 3 + 0];
   const V v11_1 = a0[(row1) * 3 + 1];
   const V v12_1 = a0[(row1) * 3 + 2];
-  const i64 row2 = smaller(row0 + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
+  const i64 row2 = smaller(row_begin + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
   const V v0_2 = a4[(row2) * 3 + 0];
   const V v1_2 = a4[(row2) * 3 + 1];
   const V v2_2 = a4[(row2) * 3 + 2];
   const V v10_2 = a0[(row2) * 3 + 0];
   const V v11_2 = a0[(row2) * 3 + 1];
   const V v12_2 = a0[(row2) * 3 + 2];
-  const i64 row3 = smaller(row0 + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
+  const i64 row3 = smaller(row_begin + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
   const V v0_3 = a4[(row3) * 3 + 0];
   const V v1_3 = a4[(row3) * 3 + 1];
   const V v2_3 = a4[(row3) * 3 + 2];
@@ -249,7 +249,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
         }
     }
   }
-  if (row0 + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
     const i64 row = row0;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
@@ -269,7 +269,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
       }
     }
   }
-  if (row0 + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
     const i64 row = row1;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
@@ -289,7 +289,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
       }
     }
   }
-  if (row0 + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
     const i64 row = row2;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
@@ -309,7 +309,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
       }
     }
   }
-  if (row0 + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
     const i64 row = row3;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;

@@ -28,8 +28,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row0 = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row0 + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
   i64 terms = 0;
   const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 5 + 0] : 0);
@@ -38,7 +38,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const T *__restrict__ a3 = b3 + (offsets ? offsets[batch * 5 + 3] : 0);
   const T *__restrict__ a4 = b4 + (offsets ? offsets[batch * 5 + 4] : 0);
   const V v3 = a3[0];
-  const i64 row0 = smaller(row0 + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
+  const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
   const V v4_0 = a2[(row0) * 1 + 0];
   const V v13_0 = a1[(row0) * 3 + 0];
   const V v14_0 = a1[(row0) * 3 + 1];
@@ -46,7 +46,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_0 = v3 - v4_0;
   const V v6_0 = v5_0 * v5_0;
   const V v31_0 = K(2.0) * v5_0;
-  const i64 row1 = smaller(row0 + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
+  const i64 row1 = smaller(row_begin + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
   const V v4_1 = a2[(row1) * 1 + 0];
   const V v13_1 = a1[(row1) * 3 + 0];
   const V v14_1 = a1[(row1) * 3 + 1];
@@ -54,7 +54,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_1 = v3 - v4_1;
   const V v6_1 = v5_1 * v5_1;
   const V v31_1 = K(2.0) * v5_1;
-  const i64 row2 = smaller(row0 + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
+  const i64 row2 = smaller(row_begin + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
   const V v4_2 = a2[(row2) * 1 + 0];
   const V v13_2 = a1[(row2) * 3 + 0];
   const V v14_2 = a1[(row2) * 3 + 1];
@@ -62,7 +62,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_2 = v3 - v4_2;
   const V v6_2 = v5_2 * v5_2;
   const V v31_2 = K(2.0) * v5_2;
-  const i64 row3 = smaller(row0 + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
+  const i64 row3 = smaller(row_begin + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
   const V v4_3 = a2[(row3) * 1 + 0];
   const V v13_3 = a1[(row3) * 3 + 0];
   const V v14_3 = a1[(row3) * 3 + 1];
@@ -258,7 +258,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
         }
     }
   }
-  if (row0 + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
     const i64 row = row0;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
@@ -278,7 +278,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
       }
     }
   }
-  if (row0 + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
     const i64 row = row1;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
@@ -298,7 +298,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
       }
     }
   }
-  if (row0 + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
     const i64 row = row2;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
@@ -318,7 +318,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
       }
     }
   }
-  if (row0 + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
+  if (row_begin + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
     const i64 row = row3;
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
