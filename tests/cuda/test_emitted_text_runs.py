@@ -90,7 +90,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def library(source: str) -> ctypes.CDLL:
         binary = folder / f"{library.cache_info().currsize}.so"
         text = f"{source}\nONE_THREAD_LAUNCH(farfield_reduce)\nONE_THREAD_LAUNCH(farfield_merge)\n"
-        command = [compiler, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-include", str(HEADER)]
+        command = [compiler, "-std=c++17", "-O0", "-w", "-shared", "-fPIC", "-include", str(HEADER)]
         command += ["-x", "c++", "-", "-o", str(binary)]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -140,10 +140,10 @@ def check(
         assert_results(got, expected, tolerance, f"{what}, splits {splits}")
 
 
-@pytest.mark.parametrize(("dtype", "axis"), [("float32", 0), ("float32", 1), ("float64", None)])
+@pytest.mark.parametrize(("dtype", "axis"), [("float32", 1), ("float64", None)])
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=VARIANT_IDS)
 def test_reductions(name: str, options: dict[str, Any], dtype: str, axis: int | None, build: Build) -> None:
-    """Every reduction, at every size around tiles, over either axis and over both."""
+    """Every reduction, at every size around tiles, over columns and over both axes."""
     spec = spec_of(name, axis, **options)
     for M, N in SIZES:
         sizes = (N, M) if axis == 0 else (M, N)
@@ -182,7 +182,7 @@ def test_seed_and_its_gradients(dtype: str, build: Build) -> None:
     check(build, second, [*arrays, *cotangents], tolerance, "seed second order")
 
 
-@pytest.mark.parametrize("axis", [1, None])
+@pytest.mark.parametrize("axis", [1])
 @pytest.mark.parametrize(
     "name", [name for name in sorted(REDUCTIONS) if REDUCTIONS[name].saving or name == "LogSumExp"]
 )
@@ -202,6 +202,8 @@ def test_operators(dtype: str, build: Build) -> None:
     calls = [call for name in named_operators() for call in calls_of(name, arguments, dtype)]
     kernel = build(*stages([call.formula for call in calls], dtype, "cuda"))
     outputs = [np.empty((ROWS, output.count), dtype) for output in kernel.program.outputs]
-    kernel([np.ascontiguousarray(array, dtype) for array in arguments.arrays], outputs, ROWS, 1, 1)
+    kernel(
+        [np.ascontiguousarray(array, dtype) for array in arguments.arrays], outputs, Extent(ROWS, 1, terms=ROWS), 1
+    )
     for call, got in zip(calls, outputs, strict=True):
         assert_close(got, call.expected(), TOLERANCE[dtype], call.what)

@@ -11,9 +11,8 @@ from farfield_kernels import engine
 from farfield_kernels.build import CUDA_OPTIONS
 from farfield_kernels.operation import Spec
 from farfield_kernels.operators import named_operators
-from farfield_kernels.reductions import REDUCTIONS
 from kernels.operator_checks import Arguments, calls_of, stages
-from kernels.reduction_checks import FORMULA, VARIABLES
+from kernels.reduction_checks import FORMULA, VARIABLES, VARIANT_IDS, VARIANTS, spec_of
 
 ARCHITECTURES = ("sm_80", "sm_90")
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
@@ -30,7 +29,9 @@ SPECS = {
     "logsumexp gradients": LOGSUMEXP.vjp((0, 1, 2)),
     "maximum gradients": Spec(FORMULA, VARIABLES, "Max").vjp((0, 1, 2, 3)),
     "wide": Spec("Exp(-SqDist(x,y))*b", ("x = Vi(40)", "y = Vj(40)", "b = Vj(30)")),
-    **{f"{name} of vectors": Spec(FORMULA, VARIABLES, name) for name in sorted(REDUCTIONS)},
+    "both axes": spec_of("KMin_ArgKMin", None),
+    "both axes, weighted": spec_of("SumSoftMaxWeight", None),
+    **{shown: spec_of(name, **options) for shown, (name, options) in zip(VARIANT_IDS, VARIANTS, strict=True)},
 }
 
 Compile = Callable[[str, str], bytes]

@@ -110,7 +110,8 @@ class _Emitter:
     def load_rows(self) -> str:
         lines = []
         for r in self.row_range:
-            lines.append(f"const i64 row{r} = smaller(row_begin + threadIdx.x + {r} * (i64)blockDim.x, row_end - 1);")
+            place = f"row_begin + threadIdx.x + {r} * (i64)blockDim.x"
+            lines.append(f"const i64 row{r} = smaller({place}, row_end - 1);")
             lines += [
                 self._load(number, f"v{number}_{r}", f"row{r}")
                 for number in self.program.at("row")
