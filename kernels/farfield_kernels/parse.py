@@ -75,8 +75,7 @@ def parse_call(
         reduction: a name such as `Sum`.
         axis: the axis summed away, 0 (i), 1 (j) or None (both); a reduction in the formula says it itself.
         formula2: the weights, for the reductions that take some.
-        opt_arg: how many terms to keep, for the reductions that keep several. Whether axis, weights and count
-            fit the reduction is checked where the operation is made.
+        opt_arg: how many terms to keep, for the reductions that keep several.
 
     Returns:
         The graphs and the arguments of the call.
@@ -89,6 +88,7 @@ def parse_call(
     with bounded(MAX_NODES):
         _declare(scope, variables)
         if reduction is not None:
+            _check_axis(axis)
             found = parse_reduction(reduction)
             first = _whole_formula(Parser(formula, scope, "formula"))
             second = None if formula2 is None else Parser(formula2, scope, "formula2").formula()
@@ -97,6 +97,7 @@ def parse_call(
                 if given is not None:
                     raise FormulaError(f"with reduction=None, {field} is an argument in the formula", field=field)
             found, first, axis, opt_arg, second = _written_out(Parser(formula, scope, "formula"))
+    _check_options(found, opt_arg, second)
     return Parsed(first, second, found, axis, opt_arg, _arguments(scope))
 
 
@@ -254,6 +255,11 @@ def _arguments(scope: Scope) -> tuple[Variable, ...]:
 # ---- reductions ----------------------------------------------------------------------------------------------
 
 
+def _check_axis(axis: int | None) -> None:
+    if axis not in (0, 1, None):
+        raise FormulaError(f"axis is 0 (over i), 1 (over j) or None (over both), got {axis}", field="axis")
+
+
 def _takes_count(reduction: Reduction) -> bool:
     return bool(getattr(reduction, "takes_count", False))
 
@@ -271,7 +277,9 @@ def _signature(reduction: Reduction) -> str:
 def _whole_formula(parser: Parser) -> Expr:
     start = parser.token
     if start.text.endswith("_Reduction") and start.text not in parser.scope.names:
-        reason = f"the formula names a reduction, {start.text[:40]}: pass reduction=None, or the formula alone"
+        reason = (
+            f"the formula names a reduction itself, {start.text[:40]}: pass reduction=None, or the formula alone"
+        )
         raise parser.wrong(reason, start)
     return parser.formula()
 
@@ -313,3 +321,18 @@ def _formula(parser: Parser, argument: Argument) -> Expr:
     if isinstance(argument.value, tuple):
         raise parser.wrong("a formula is needed, not a list", argument.at)
     return argument.value
+
+
+def _check_options(reduction: Reduction, opt_arg: int | None, formula2: Expr | None) -> None:
+    name = reduction.name
+    if _takes_count(reduction):
+        if opt_arg is None:
+            raise FormulaError(f"{name} needs opt_arg, the number of terms to keep", field="opt_arg")
+        if opt_arg < 1:
+            raise FormulaError(f"{name} keeps at least 1 term, opt_arg is {opt_arg}", field="opt_arg")
+    elif opt_arg is not None:
+        raise FormulaError(f"{name} takes no opt_arg, got {opt_arg}", field="opt_arg")
+    if formula2 is None and _weights(reduction) == "needed":
+        raise FormulaError(f"{name} needs formula2, the weights", field="formula2")
+    if formula2 is not None and _weights(reduction) == "none":
+        raise FormulaError(f"{name} takes no formula2", field="formula2")
