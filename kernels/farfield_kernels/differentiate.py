@@ -6,7 +6,9 @@ derivative along a direction is the gradient of the gradient with respect to tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterator, Sequence
 
 from .errors import RuleError
 from .expr import Const, Expr, apply, broadcast, constant, spend, topological, variable
@@ -130,14 +132,20 @@ def trace(formula: Expr, wrt: Expr, weight: Expr) -> Expr:
             nodes.append(node)
             dependent.add(id(node))
     weights = {id(formula): _fit(weight, dim)}
-    total: Expr = constant(0.0)
+    parts = []
     for node in reversed(nodes):
         weight_of_node = weights.get(id(node))
         if weight_of_node is None:
             continue
         assert node.op is not None
         if node.op.dim is not broadcast:
-            total = total + _trace_by_component(node, wrt, weight_of_node)
+            moving = {id(operand): operand for operand in node.operands if id(operand) in dependent}
+            scalar = next(iter(moving.values()))
+            if len(moving) == 1 and scalar.dim == 1:
+                along = jvp(node, [scalar], [constant(1.0)])
+                parts.append(apply("Scalprod", weight_of_node * along, _gradient(scalar, wrt)))
+            else:
+                parts += _trace_by_component(node, wrt, weight_of_node)
             continue
         passed = node.op.vjp(weight_of_node, node, *node.operands, *node.params)
         for operand, weight_or_zero in zip(node.operands, passed, strict=True):
@@ -145,18 +153,20 @@ def trace(formula: Expr, wrt: Expr, weight: Expr) -> Expr:
                 continue
             wide = _fit(weight_or_zero, dim)
             if operand.dim == 1:
-                gradient = vjp([(operand, constant(1.0))], [wrt])[0]
-                total = total + apply("Scalprod", wide, gradient)
+                parts.append(apply("Scalprod", wide, _gradient(operand, wrt)))
             else:
                 before = weights.get(id(operand))
                 weights[id(operand)] = wide if before is None else before + wide
-    at_variable = weights.get(id(wrt))
-    return total if at_variable is None else total + apply("Sum", at_variable)
+    if id(wrt) in weights:
+        parts.append(apply("Sum", weights[id(wrt)]))
+    return functools.reduce(operator.add, parts) if parts else constant(0.0)
 
 
-def _trace_by_component(node: Expr, wrt: Expr, weight: Expr) -> Expr:
-    total: Expr = constant(0.0)
+def _gradient(scalar: Expr, wrt: Expr) -> Expr:
+    return vjp([(scalar, constant(1.0))], [wrt])[0]
+
+
+def _trace_by_component(node: Expr, wrt: Expr, weight: Expr) -> Iterator[Expr]:
     for k in range(node.dim):
         chosen = apply("ExtractT", apply("Extract", weight, k, 1), k, node.dim)
-        total = total + apply("Extract", vjp([(node, chosen)], [wrt])[0], k, 1)
-    return total
+        yield apply("Extract", vjp([(node, chosen)], [wrt])[0], k, 1)

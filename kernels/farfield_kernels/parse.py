@@ -266,7 +266,9 @@ def _signature(reduction: Reduction) -> str:
 def _whole_formula(parser: Parser) -> Expr:
     start = parser.token
     if start.text.endswith("_Reduction") and start.text not in parser.scope.names:
-        reason = f"the formula names a reduction itself, {start.text}: pass reduction=None, or the formula alone"
+        reason = (
+            f"the formula names a reduction itself, {start.text[:40]}: pass reduction=None, or the formula alone"
+        )
         raise parser.wrong(reason, start)
     return parser.formula()
 

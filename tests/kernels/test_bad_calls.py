@@ -116,7 +116,7 @@ def test_lists_for_formulas_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_operands_of_a_dim_that_no_other_has(name: str) -> None:
-    """An operand of dim 11 is refused or gives a formula, within the time; two different dims never broadcast."""
+    """An operand of another dim, 11, 22 or 1, gives a formula or is refused at a place, within the time."""
     operator = OPERATORS[name]
     declarations, arguments = right_call(operator)
     for changed in replaced(arguments, range(operator.arity), ("other", "Concat(other, other)", "1")):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pytest
 
 from farfield_kernels import engine
-from farfield_kernels.differentiate import SYMBOLIC, jvp, vjp, zeros
+from farfield_kernels.differentiate import SYMBOLIC, is_linear, jvp, vjp, zeros
+from farfield_kernels.domains import REAL, Case
 from farfield_kernels.errors import RuleError
-from farfield_kernels.expr import apply, topological, variable
+from farfield_kernels.expr import OPERATORS, Core, apply, topological, variable
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.terms import expand
 
@@ -88,3 +92,89 @@ def test_jvp_has_no_trace_of_its_cotangent() -> None:
     along = jvp(formula, [x], [t])
     assert along.dim == 3
     assert all(getattr(node, "params", (0,))[0] != SYMBOLIC for node in topological([along]) if node.op is None)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, op in OPERATORS.items() if isinstance(op, Core) and op.cases)
+)
+def test_linear_is_what_the_reference_is(name: str) -> None:
+    """An operator is linear in just the groups of operands that it declares: seen at sums and multiples."""
+    operator = OPERATORS[name]
+    assert isinstance(operator, Core)
+    for count in range(1, operator.arity + 1):
+        for group in itertools.combinations(range(operator.arity), count):
+            additive = [_is_additive(operator, case, group) for case in operator.cases]
+            if group in operator.linear:
+                assert all(additive), f"{name} in operands {group}"
+            elif not any(set(smaller) < set(group) for smaller in operator.linear):
+                assert not all(additive), f"{name} is linear in operands {group} and does not say so"
+
+
+def _is_additive(operator: Core, case: Case, group: tuple[int, ...]) -> bool:
+    """Whether f(a + 2 b) = f(a) + 2 f(b) in the operands of the group, at random rows, some of them integers."""
+    rng = np.random.default_rng(0)
+
+    def draw() -> list[np.ndarray[Any, Any]]:
+        drawn = [operator.domain_of(k).sample(rng, (50, dim)) for k, dim in enumerate(case.dims)]
+        return [
+            np.where(rng.random(x.shape) < 0.5, x, x.round()) if operator.domain_of(k) == REAL else x
+            for k, x in enumerate(drawn)
+        ]
+
+    held, a, b = draw(), draw(), draw()
+
+    def value(factor_a: float, factor_b: float) -> np.ndarray[Any, Any]:
+        mixed = [factor_a * x + factor_b * y for x, y in zip(a, b, strict=True)]
+        with np.errstate(all="ignore"):
+            points = [mixed[k] if k in group else held[k] for k in range(len(held))]
+            return operator.reference(*points, *case.integers)
+
+    return np.allclose(value(1, 2), value(1, 0) + 2 * value(0, 1), atol=1e-9)
+
+
+def test_linear_formulas_are_told_from_others() -> None:
+    """A formula is linear if every operator on the way is and nothing is added; products of two parts are not."""
+    v, w, c = variable(0, 3, "i"), variable(1, 3, "i"), variable(2, 3, "j")
+    zero = zeros(3)
+    linear = [
+        v,
+        -v,
+        v * c,
+        c * v,
+        v / c,
+        v + v,
+        v - zero,
+        v * 2 + apply("SumT", apply("Sum", v), 3),
+        zero,
+        v * zero,
+    ]
+    linear += [
+        apply("Concat", v, zero),
+        apply("Where", c, v, zero),
+        apply("MatVecMult", apply("TensorProd", v, c), c),
+    ]
+    linear += [apply("Scalprod", v, c), apply("ComplexReal", apply("Interleave", v, -v)), zero / c]
+    other = [
+        v * v,
+        v + c,
+        c / v,
+        v + 1,
+        apply("Concat", v, c),
+        apply("Where", v, c, c),
+        apply("Where", c, v, c),
+        c,
+    ]
+    other += [
+        apply("Scalprod", v, v),
+        apply("Exp", v),
+        apply("Floor", v),
+        apply("Abs", v),
+        apply("Max", v),
+        zero + 1,
+    ]
+    assert [is_linear(f, [v]) for f in linear] == [True] * len(linear)
+    assert [is_linear(f, [v]) for f in other] == [False] * len(other)
+    assert is_linear(v + w, [v, w])
+    assert not is_linear(v + w, [v])
+    assert not is_linear(v * w, [v, w])
+    assert is_linear(v * w, [v])

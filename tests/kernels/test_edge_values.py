@@ -198,6 +198,33 @@ EDGES: dict[str, tuple[Callable[[Expr], Expr], list[tuple[float, float]]]] = {
     "Normalize": (lambda x: apply("Normalize", x), [(0.0, 0.0), (-4.0, -1.0), (INF, NAN), (NAN, NAN)]),
     "Normalize'": (lambda x: _slope(lambda a: apply("Normalize", a), x), [(0.0, 0.0)]),
     "Softmax": (lambda x: apply("Elem", apply("Softmax", _pair(x, x)), 0), [(1e30, 0.5), (0.0, 0.5), (NAN, NAN)]),
+    "LogAddExp of (x, 0)": (
+        lambda x: apply("LogAddExp", x, 0),
+        [(INF, INF), (-INF, 0.0), (2.0**100, 2.0**100), (-1e30, 0.0), (NAN, NAN)],
+    ),
+    "LogAddExp of (0, x)": (lambda x: apply("LogAddExp", 0, x), [(INF, INF), (-INF, 0.0), (NAN, NAN)]),
+    "LogAddExp of (x, x)": (lambda x: apply("LogAddExp", x, x), [(INF, INF), (-INF, -INF), (NAN, NAN)]),
+    "Gather of (2, 3)": (
+        lambda x: apply("Gather", _pair(2, 3), x, 1),
+        [(0.0, 2.0), (1.0, 3.0), (-1.0, 0.0), (2.0, 0.0), (0.5, 3.0), (INF, 0.0), (-INF, 0.0), (NAN, NAN)],
+    ),
+    "Gather of (1, x)": (lambda x: apply("Gather", _pair(1, x), 0, 1), [(NAN, 1.0), (INF, 1.0), (-INF, 1.0)]),
+    "Gather of (1, x) by x": (
+        lambda x: _slope(lambda a: apply("Gather", _pair(1, a), x, 1), x),
+        [(1.0, 1.0), (0.0, 0.0)],
+    ),
+    "BSpline of degree 0": (
+        lambda x: apply("BSpline", _pair(0, 1), x, 0),
+        [(0.0, 1.0), (-0.0, 1.0), (0.5, 1.0), (1.0, 0.0), (-1.0, 0.0), (INF, 0.0), (-INF, 0.0), (NAN, NAN)],
+    ),
+    "BSpline on repeated knots": (
+        lambda x: apply("Elem", apply("BSpline", _pair(_pair(0, 0), _pair(1, 1)), x, 1), 0),
+        [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (2.0, 0.0), (-1.0, 0.0), (NAN, NAN)],
+    ),
+    "BSpline on repeated knots by x": (
+        lambda x: _slope(lambda a: apply("Elem", apply("BSpline", _pair(_pair(0, 0), _pair(1, 1)), a, 1), 0), x),
+        [(0.0, -1.0), (0.5, -1.0), (2.0, 0.0), (-1.0, 0.0)],
+    ),
     "ComplexAbs'": (lambda x: _slope(lambda a: apply("ComplexAbs", _pair(a, 0)), x), [(0.0, 0.0), (-3.0, -1.0)]),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farfield_kernels.errors import FormulaError
-from farfield_kernels.expr import Expr
+from farfield_kernels.expr import Expr, topological
 from farfield_kernels.grammar import KINDS
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.operators import named_operators
@@ -272,3 +272,82 @@ def test_any_call_is_a_formula_or_a_formula_error(data: st.DataObject) -> None:
     argument = st.sampled_from(["x", "a", "A", "Exp(y)", "0", "1", "2", "-1", "3", "1e9", "0.5", "Sum(x)", "6"])
     arguments = data.draw(st.lists(argument, max_size=4))
     check_known_or_refused(f"{name}({', '.join(arguments)})", parse)
+
+
+# ---- lists, constants, derivatives ---------------------------------------------------------------------------
+
+
+def test_one_list_has_three_spellings() -> None:
+    """`[2, 3]`, `(2, 3)` and `Ind(2, 3)` are one list, empty or with a comma at its end too."""
+    expected = parse("TensorDot(A, x, [2, 3], [3], [1], [0])")
+    for text in (
+        "TensorDot(A, x, (2, 3), (3,), (1,), (0,))",
+        "TensorDot(A, x, Ind(2, 3), Ind(3), Ind(1), Ind(0))",
+        "TensorDot(A, x, [2, 3,], [3], [1], [0], [0])",
+        "TensorDot(A, x, [1+1, 6/2], [IntCst(3)], [2-1], [0*3])",
+    ):
+        assert parse(text) is expected, text
+    assert parse("TensorDot(x, y, [3], [3], [], ())") is parse("TensorDot(x, y, [3], [3], Ind(), [])")
+    assert parse("MatVecMult(A, x)") is expected
+
+
+def test_integers_may_be_constant_formulas() -> None:
+    """Wherever an integer is needed a formula of constants with that value does, also as an exponent."""
+    for text, same in (
+        ("x**(1+1)", "Square(x)"), ("x**(2-3)", "Pow(x, -1)"), ("x**(1/2)", "Sqrt(x)"), ("x**-(1/2)", "Rsqrt(x)"),
+        ("x**IntCst(3)", "Pow(x, 3)"), ("x**2**2", "Pow(x, 4)"), ("Extract(x, 2-1, 1)", "Elem(x, 1)"),
+        ("Elem(x, IntCst(1))", "Elem(x, 1)"), ("Elem(x, Floor(1.5))", "Elem(x, 1)"),
+        ("Elem(x, -(-2))", "Elem(x, 2)"),
+    ):  # fmt: skip
+        assert parse(text) is parse(same), text
+
+
+def test_derivatives_are_formulas() -> None:
+    """Each derivative of a formula whose derivative is known is that formula, or has its values."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.uniform(0.3, 1, shape) for shape in ((4, 3), (5, 3), (5, 1), (1,), (6,))]
+    for text, same in (
+        ("Grad(Exp(x|y), x, 1)", "Exp(x|y) * y"),
+        ("Grad(Sin(x)*y, x, y)", "Cos(x)*y*y"),
+        ("Grad(x*x*x, x, 1)", "3*x**2"),
+        ("Grad(Sum(Grad(x**3, x, 1)), x, 1)", "6*x"),
+        ("Grad(x, y, x)", "0*y"),
+        ("Grad(Exp(a), a, a)", "a*Exp(a)"),
+        ("Diff(x*y, x, y)", "y*y"),
+        ("Diff(x*y*p, (x, y, p), (y, 2, a))", "y*y*p + 2*x*p + x*y*a"),
+        ("Diff(x*y, [x], [1])", "y"),
+        ("Sum(GradMatrix(x*y, x))", "Sum(y)"),
+        ("GradMatrix(MatVecMult(A, x), x)", "A"),
+        ("GradMatrix(MatVecMult(A, x)*1, A)", "Concat(Concat(x, Zero(3)), Concat(Zero(3), x))"),
+        ("Divergence(x*y*y, x)", "y|y"),
+        ("Divergence(Exp(-(x|x))*x, x)", "Exp(-(x|x))*(3 - 2*(x|x))"),
+        ("Divergence(Concat(Extract(x,1,2), Elem(x,0)) + x, x)", "3 + 0*a"),
+        ("Divergence(Where(y, x, Cos(x)), x)", "3 + 0*a"),
+        ("Laplacian(SqDist(x, y), x)", "6 + 0*a"),
+        ("Laplacian(Exp(-SqDist(x,y)), x)", "(4*SqDist(x,y) - 6)*Exp(-SqDist(x,y))"),
+        ("Laplacian(Exp(a), a)", "Exp(a)"),
+        ("TraceOperator(x*y, x)", "Sum(y)"),
+        ("TraceOperator(x|y, x)", "Sum(y)"),
+        ("TraceOperator(x*y, x, y)", "y|y"),
+        ("TraceOperator(-x/a + (y-y)*0 - x, x, 2)", "-6/a - 6"),
+        ("AdjointOperator(MatVecMult(A, x), x, Elem(y,1))", "VecMatMult(Elem(y,1)*SumT(1,2), A)"),
+        ("AdjointOperator(IfElse(-y, Zero(3), x), x, y)", "y"),
+        ("SumLinOperator(MatVecMult(A, x), x)", "Sum(A)"),
+        ("SumLinOperator(x*y, x, y, Exp(y))", "y*y|Exp(y)"),
+        ("SumLinOperator(SumT(x|y, 4), x)", "4*Sum(y)"),
+        ("Factorize(x*y, Exp(x))", "x*y"),
+        ("AutoFactorize(x*y)", "x*y"),
+    ):
+        variables = VARIABLES
+        got, expected = (reference(read(Spec(formula, variables)), arrays)[0] for formula in (text, same))
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12, err_msg=text)
+
+
+def test_derivatives_stand_for_no_more_work_than_needed() -> None:
+    """The Laplacian of a function of a distance takes a number of operators that does not grow with the dim."""
+    sizes = []
+    for dim in (3, 300):
+        variables = (f"x = Vi({dim})", f"y = Vj({dim})")
+        sizes.append(len(list(topological([parse("Laplacian(Exp(-SqDist(x,y)), x)", variables)]))))
+    assert sizes[0] == sizes[1]
+    assert sizes[0] < 60

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from farfield_kernels.expr import OPERATORS, apply, constant
+from farfield_kernels.expr import OPERATORS, Derived, apply, constant
 from farfield_kernels.reductions import REDUCTIONS, Field, Result
 from kernels.operator_checks import check_second_order, check_value, check_vjp, forget_compiled_formulas
 from kernels.reduction_checks import check_gradient, check_reduction
@@ -48,6 +49,17 @@ def vjp(rule: Callable[..., Any]) -> dict[str, Any]:
     """A derivative."""
     return {"vjp": rule}
 
+
+def defined(name: str) -> Callable[..., Any]:
+    """The definition of a derived operator, as declared."""
+    declared = OPERATORS[name]
+    assert isinstance(declared, Derived)
+    return declared.definition
+
+
+DOT, KRON, SPLINE, ALIGNED = (defined(name) for name in ("TensorDot", "Kron", "BSpline", "SoftDTW_SqDist"))
+GRAD, DIFF, JACOBIAN, TRACE = (defined(name) for name in ("Grad", "Diff", "GradMatrix", "TraceOperator"))
+SUMMED = defined("SumLinOperator")
 
 # Operator, what is broken, the fields that break it, the check that must fail.
 BROKEN_OPERATORS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], ...] = (
@@ -101,6 +113,44 @@ BROKEN_OPERATORS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], 
     ("SqDist", "wrong definition", {"definition": lambda a, b: apply("SqNorm2", a + b)}, values),
     ("ElemT", "integers swapped",
      {"definition": lambda a, n, m: apply("ExtractT", a, max(n - 1 - m, 0), n)}, values),
+    ("TensorDot", "axes not permuted", {"definition": lambda a, b, *lists: DOT(a, b, *lists[:4])}, values),
+    ("TensorDot", "permuted the other way",
+     {"definition": lambda a, b, *lists: DOT(a, b, *lists[:4], *(tuple(np.argsort(p)) for p in lists[4:]))},
+     values),
+    ("TensorDot", "operands swapped",
+     {"definition": lambda a, b, f, g, cf, cg, *p: DOT(b, a, g, f, cg, cf, *p)}, values),
+    ("Kron", "operands swapped", {"definition": lambda a, b, f, g: KRON(b, a, g, f)}, values),
+    ("Kron", "not interleaved", {"definition": lambda a, b, f, g: apply("TensorProd", a, b)}, values),
+    ("Gather", "no derivative of the table", vjp(lambda g, y, a, b, d: (None, None)), check_vjp),
+    ("Gather", "derivative in every row",
+     vjp(lambda g, y, a, b, d: (apply("TensorProd", apply("SumT", constant(1.0), a.dim // d), g), None)),
+     check_vjp),
+    ("Gather", "another row", {"lower": lambda emit, operands, dim, params: operands[0][:dim]}, values),
+    ("BSpline", "knots in descending order",
+     {"definition": lambda t, x, k: SPLINE(-t, x, k)}, values),
+    ("BSpline", "at another place", {"definition": lambda t, x, k: SPLINE(t, x + 0.01, k)}, values),
+    ("BSpline", "spread over twice the knots", {"definition": lambda t, x, k: SPLINE(2 * t, x, k)}, check_vjp),
+    ("SoftDTW_SqDist", "gamma not used", {"definition": lambda x, y, g: ALIGNED(x, y, 0 * g + 1)}, values),
+    ("SoftDTW_SqDist", "sign of a series",
+     {"definition": lambda x, y, g: ALIGNED(x, -y, g)}, values),
+    ("LogAddExp", "C text without a part", code("$a > $b ? $a : $b", 2), values),
+    ("LogAddExp", "cotangents swapped",
+     vjp(lambda g, y, a, b: (g * apply("Sigmoid", b - a), g * apply("Sigmoid", a - b))), check_vjp),
+    ("Factorize", "the other operand", {"definition": lambda a, b: a * 0 + apply("Sum", b)}, values),
+    ("AutoFactorize", "sign", {"definition": lambda a: -a}, values),
+    ("Grad", "cotangent twice", {"definition": lambda f, v, e: GRAD(f, v, e + e)}, values),
+    ("Grad", "of another function", {"definition": lambda f, v, e: GRAD(f * f, v, e)}, values),
+    ("Diff", "along another direction", {"definition": lambda f, v, u: DIFF(f, v, 1 + u)}, values),
+    ("GradMatrix", "transposed",
+     {"definition": lambda f, v: apply("TensorDot", JACOBIAN(f, v), 1, (f.dim, v.dim), (1,), (), (), (1, 0, 2))},
+     values),
+    ("Divergence", "sum of all entries", {"definition": lambda f, v: apply("Sum", JACOBIAN(f, v))}, values),
+    ("Laplacian", "first derivatives", {"definition": lambda f, v: apply("Sum", JACOBIAN(f, v))}, values),
+    ("TraceOperator", "weights left out", {"definition": lambda f, v, w: TRACE(f, v)}, values),
+    ("AdjointOperator", "operand squared", {"definition": lambda f, v, u: GRAD(f, v, u * u)}, values),
+    ("SumLinOperator", "right weights left out", {"definition": lambda f, v, l, r: SUMMED(f, v, l)}, values),
+    ("SumLinOperator", "left weights left out", {"definition": lambda f, v, l, r: SUMMED(f, v, 1 + 0 * l, r)},
+     values),
 )  # fmt: skip
 
 BROKEN_REDUCTIONS: tuple[tuple[str, str, dict[str, Any], Callable[[str], None]], ...] = (
