@@ -35,6 +35,8 @@ class Routine:
         use_double_acc: the same as `dtype_acc="float64"`.
         sum_scheme: `kahan_scheme` carries rounding errors along; all others are sums of blocks in double.
         nan_policy: whether NaN wins every selection (`propagate`, as in NumPy) or none (`ignore`).
+        separation: whether a sum of products of a row's and a column's part may be computed in M + N steps:
+            `auto` where it saves time and loses no accuracy, `on` wherever it loses none, `off` never.
         session: where to compute; default: the session of the last `farfield.connect`.
 
     Raises:
@@ -55,6 +57,7 @@ class Routine:
         use_double_acc: bool = False,
         sum_scheme: str = "auto",
         nan_policy: str = "propagate",
+        separation: str = "auto",
         session: Session | None = None,
     ) -> None:
         if dtype is not None and dtype not in STORED:
@@ -67,6 +70,7 @@ class Routine:
             formula2=formula2,
             opt_arg=opt_arg,
             nan_policy=nan_policy,
+            separation=separation,
             sum_scheme=sum_scheme,
             dtype_acc="float64" if use_double_acc else dtype_acc,
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .engine import plan_call, simplified
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
-from .operation import Spec, read
-from .parse import parse_variables
+from .operation import Operation, Reduce, Spec, read
 from .schedule import Device
+from .separate import GAIN, LEAST_PAIRS
+from .stages import Emitted, Separated, plan_call, simplified
 from .terms import Term, expand
 
 
@@ -21,9 +21,7 @@ def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_
         with_source: whether the emitted source is included.
     """
     operation = read(spec)
-    names = {found.position: found.name for found in parse_variables(spec.variables)}
-    taken = len(names)
-    names |= {taken + k: f"e{k}" for k in range(len(operation.arguments) - taken)}
+    names = _names(operation)
     lines = ["Arguments"]
     for place, slot in enumerate(operation.arguments):
         tail = ", ".join(map(str, slot.tail))
@@ -33,18 +31,55 @@ def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_
         lines += ["", *_graph(simplified(term), names)]
     call = plan_call(spec, dtype, device)
     for number, stage in enumerate(call.stages):
+        separated = None if spec.separation == "off" else stage.separated
         lines += ["", f"Kernel {number + 1} of {len(call.stages)}, computes result {_listed(stage.results)}"]
-        lines += _levels(stage.program)
-        schedule = stage.schedule
-        lines.append(
-            f"  schedule   {schedule.device}, {schedule.dtype}: {schedule.rows} rows in registers, "
-            f"blocks of {schedule.block}, tiles of {schedule.tile} columns"
-        )
+        lines += _kernel(stage.emitted)
+        lines += _separation(separated, spec.separation)
         if with_source:
-            lines += ["", stage.source]
+            lines += ["", stage.emitted.source]
+        if separated:
+            for part, emitted in enumerate(separated.kernels):
+                kind = "rows" if emitted is separated.rows else "columns"
+                lines += ["", f"Kernel {number + 1}, separated: pass {part + 1} over {kind}", *_kernel(emitted)]
+                if with_source:
+                    lines += ["", emitted.source]
     if call.zeros:
         lines += ["", f"Results {_listed(call.zeros)} are zero whatever the data."]
     return "\n".join(lines)
+
+
+def _names(operation: Operation) -> dict[int, str]:
+    """What each argument is called: by its declaration, or e0, e1, ... for what derivatives add."""
+    slots = operation.arguments
+    while not isinstance(operation, Reduce):
+        operation = operation.of
+    own = len(operation.arguments)
+    return {place: slot.name if place < own else f"e{place - own}" for place, slot in enumerate(slots)}
+
+
+def _kernel(emitted: Emitted) -> list[str]:
+    schedule = emitted.schedule
+    walk = (
+        f"  schedule   {schedule.device}, {schedule.dtype}: {schedule.rows} rows in registers, "
+        f"blocks of {schedule.block}, tiles of {schedule.tile} columns"
+    )
+    return [*_levels(emitted.program), walk]
+
+
+def _separation(separated: Separated | None, word: str) -> list[str]:
+    """Whether the sum is computed without visiting every pair, and when."""
+    if word == "off":
+        return ["  separation is off"]
+    if separated is None:
+        return ["  separation no: this is no short sum of products of a row's and a column's part"]
+    rank = sum(separation.rank for separation in separated.separations)
+    least = max(GAIN * (separation.rank + 1) for separation in separated.separations)
+    sizes = "always" if word == "on" else f"where M N > {least} (M + N) and M N >= {LEAST_PAIRS}"
+    return [
+        f"  separation rank {rank}: {len(separated.columns)} passes over columns and one over rows, in float64,",
+        f"             {sizes}, without batch axes or ranges; results that would",
+        "             be less accurate than those of this kernel are computed by this kernel",
+    ]
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

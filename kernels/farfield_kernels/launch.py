@@ -22,10 +22,10 @@ import numpy as np
 from .build import build_cpp, build_cuda, import_cupy
 from .errors import DeviceError
 from .expr import Array
-from .lower import Program
+from .lower import Level, Program
 from .schedule import Schedule, block_rows, split
 
-# Pairs times scalar operations below which one thread is faster than waking another (about 50 us).
+# Scalar operations below which one thread is faster than waking another (about 50 us).
 SMALLEST_SHARED_WORK = 1_000_000
 TICKET_END = 2**62  # past every unit of work
 
@@ -134,7 +134,8 @@ class CpuKernel:
         self.program, self.schedule = program, schedule
         self.reduce, self.merge = library.farfield_reduce, library.farfield_merge
         self.state = program.state_size * len(program.components)
-        self.operations = 1 + len(program.at("pair"))
+        levels: tuple[Level, ...] = ("row", "col", "pair")
+        self.operations = {level: 1 + len(program.at(level)) for level in levels}
 
     def __call__(self, inputs: Sequence[Array | None], outputs: Sequence[Array], extent: Extent) -> None:
         """Run it.
@@ -147,7 +148,9 @@ class CpuKernel:
         rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
         if batches == 0 or (rows == 0 and not over_rows):
             return
-        threads = thread_count() if extent.terms * batches * self.operations > SMALLEST_SHARED_WORK else 1
+        steps = rows * self.operations["row"] + cols * self.operations["col"]
+        steps += extent.terms * self.operations["pair"]
+        threads = thread_count() if steps * batches > SMALLEST_SHARED_WORK else 1
         is_split = threads > 1 and extent.blocks is None
         splits = split(self.schedule, rows, cols, batches, threads) if is_split else 1
         row_blocks = -(-rows // block_rows(self.schedule)) if extent.blocks is None else len(extent.blocks)

@@ -31,6 +31,7 @@ MAX_ORDER = 4  # derivatives of derivatives in one request
 NAN_POLICIES = ("propagate", "ignore")
 SUM_SCHEMES = ("auto", "block_sum", "direct_sum", "kahan_scheme")
 ACCUMULATORS = ("auto", "float16", "float32", "float64")
+SEPARATIONS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Spec:
         sum_scheme: `kahan_scheme` carries rounding errors along; all others are sums of blocks in double.
         dtype_acc: `float64` asks for sums of float32 that are as exact as if made in double.
         saving: return all results that the gradient needs, after those of the reduction itself.
+        separation: whether a sum of products of a row's and a column's part may be computed in M + N steps:
+            `auto` where it saves time and loses no accuracy, `on` wherever it loses none, `off` never.
     """
 
     formula: str
@@ -63,6 +66,7 @@ class Spec:
     sum_scheme: str = "auto"
     dtype_acc: str = "auto"
     saving: bool = False
+    separation: str = "auto"
 
     def __post_init__(self) -> None:
         for field in ("formula", "reduction", "formula2"):
@@ -79,7 +83,12 @@ class Spec:
         for field in ("axis", "opt_arg"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, _integer(getattr(self, field), field))
-        allowed = {"nan_policy": NAN_POLICIES, "sum_scheme": SUM_SCHEMES, "dtype_acc": ACCUMULATORS}
+        allowed = {
+            "nan_policy": NAN_POLICIES,
+            "sum_scheme": SUM_SCHEMES,
+            "dtype_acc": ACCUMULATORS,
+            "separation": SEPARATIONS,
+        }
         for field, words in allowed.items():
             if getattr(self, field) not in words:
                 raise ArgumentError(

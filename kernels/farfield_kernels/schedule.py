@@ -8,6 +8,7 @@ is how few rows keep every core busy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ class Schedule:
         tile: columns per tile; a lane state is merged into doubles after each, which bounds rounding.
         chunk: columns per search for the maximum, in shifted sums.
         in_registers: whether row values and lane state are held across the column loop; else they live in memory.
+        stored: element type of each argument that is read, in the order of `Program.widths`; converted when read.
+        results: element type of the floating-point results.
     """
 
     device: Device
@@ -38,14 +41,32 @@ class Schedule:
     tile: int
     chunk: int
     in_registers: bool
+    stored: tuple[str, ...]
+    results: str
 
 
 SHARED_BYTES = 49_152  # static shared memory of a block, on every device
 REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
 
 
-def plan(program: Program, device: Device, dtype: str) -> Schedule:
-    """Choose the schedule of one kernel."""
+def plan(
+    program: Program,
+    device: Device,
+    dtype: str,
+    *,
+    stored: Callable[[int], str] | None = None,
+    results: str | None = None,
+) -> Schedule:
+    """Choose the schedule of one kernel.
+
+    Args:
+        program: what it computes.
+        device: `cpu` or `cuda`.
+        dtype: the type that it computes in.
+        stored: the element type of the argument at a position, if not `dtype`.
+        results: the element type of its floating-point results, if not `dtype`.
+    """
+    kinds = tuple(stored(position) if stored else dtype for position, _ in program.widths)
     scalars = sum(program.entries(field) for field in program.reduction.state if field.each != "K")
     held = len(program.kept("row")) + scalars * len(program.components)
     rows = 4 if device == "cuda" else 2
@@ -61,12 +82,12 @@ def plan(program: Program, device: Device, dtype: str) -> Schedule:
         if tile * width > SHARED_BYTES:
             raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
         chunk = min(tile, max(1, 8 // len(program.components)))
-        return Schedule(device, dtype, rows, block=128, tile=tile, chunk=chunk, in_registers=in_registers)
+        return Schedule(device, dtype, rows, 128, tile, chunk, in_registers, kinds, results or dtype)
     # A shifted sum merges with exp, a selection of K terms begins anew in each tile: both merge less often.
     tile = 1024 if shifted or program.reduction.takes_count else 256
     chunk = max(8, 64 // len(program.components)) if shifted else 1
     block = 256 if held <= 64 else 64
-    return Schedule(device, dtype, rows, block=block, tile=tile, chunk=chunk, in_registers=in_registers)
+    return Schedule(device, dtype, rows, block, tile, chunk, in_registers, kinds, results or dtype)
 
 
 def block_rows(schedule: Schedule) -> int:

@@ -10,7 +10,7 @@ run in float64 whatever the type of the data; `acceptable` looks at what they ga
 How to run it, for a Sum term with formula F that keeps the rows (axis `row_axis`, or none with `row_axis` "i"):
 
 1. `plan = separate(F, row_axis, number of arguments, dtype of the data)`, F rewritten. None: run the plain kernel.
-   `plan.pays(M, N)` false: likewise.
+   `plan.saves(M, N)` false, or fewer than `LEAST_PAIRS` pairs: likewise, unless it is asked for.
 2. Convert all arguments to float64. For each pass of `plan.columns` reduce over all columns, for one row:
    - `exponent` None: the Sum of `weights`;
    - else Max_SumShiftExpWeight of `exponent` (dim 1) with `weights`: the row [m, s_1, ..., s_W], m the maximum of
@@ -18,10 +18,11 @@ How to run it, for a Sum term with formula F that keeps the rows (axis `row_axis
      -inf only, it is [-inf, 0, ..., 0]. NaN in the exponent or a weight of any column makes that sum NaN.
    Neither formula reads the row axis. The result is one array of `dim` float64.
 3. Append these arrays to the arguments, in order: they are the parameters (axis p) at the positions from the
-   number of arguments on, which `plan.rows` reads. Evaluate `plan.rows`, of dim 2 D, at every row; that is no
-   reduction, or a Sum over one column. The first D components are c, the others the bound.
-4. `acceptable(plan, column results, c, bound)`: c is the result, converted to the data's type (for a parameter's
-   gradient, c summed over the rows). Otherwise run the plain kernel; M + N evaluations more is all that was lost.
+   number of arguments on. Evaluate `plan.results` (c, of dim D) and `plan.refused` (of dim 1) at every row; that
+   is no reduction, or a Sum over one column.
+4. `acceptable(plan, column results, sum of plan.refused over the rows)`: c is the result, converted to the data's
+   type (for a parameter's gradient, c summed over the rows). Otherwise run the plain kernel; M + N evaluations
+   more is all that was lost.
 
 Why this is safe. Let u = 2^-53, and K the factor of the rounding error of a sum of N terms, K u sum|terms|.
 
@@ -70,7 +71,8 @@ MAX_RANK = 16  # weights V of all column passes together
 EXPONENT_ULPS = 16.0  # an exponent's rounding may cost so many ulps before it counts against tau
 TAU = {"float32": 2.0**-18, "float64": 2.0**-3}
 REACH = 2.0**960
-GAIN = 8  # times fewer evaluations make up for more passes and for float64; benchmarks of plain kernels decide
+GAIN = 8  # times fewer evaluations make up for more passes and for float64
+LEAST_PAIRS = 2**26  # the plain kernel takes some 15 ms for them; below, compiling the passes is not worth while
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +98,26 @@ class Separation:
 
     Args:
         columns: the column passes.
-        rows: the row formula, of dim 2 D: results and their bounds.
+        results: the row formula c, of dim D.
+        bounds: what |c| is held against, of dim D.
         rank: number of different products.
         reach: pairs of places: the sum of |V|, and that of |V| exp(B - m), which must not be far smaller.
         dtype: element type of the data.
     """
 
     columns: tuple[ColumnPass, ...]
-    rows: Expr
+    results: Expr
+    bounds: Expr
     rank: int
     reach: tuple[tuple[Place, Place], ...]
     dtype: str
 
-    def pays(self, rows: int, columns: int) -> bool:
+    @property
+    def refused(self) -> Expr:
+        """How many components of a row may not be used, of dim 1."""
+        return refused(self.results, self.bounds, self.dtype)
+
+    def saves(self, rows: int, columns: int) -> bool:
         """Whether the passes cost less than the pairs, for so many rows and columns."""
         return GAIN * (self.rank + 1) * (rows + columns) < rows * columns
 
@@ -132,14 +141,24 @@ def separate(formula: Expr, row_axis: Axis, arguments: int, dtype: str) -> Separ
         return None
 
 
-def acceptable(separation: Separation, columns: Sequence[Array], c: Array, bound: Array) -> bool:
+def refused(c: Expr, bound: Expr, dtype: str) -> Expr:
+    """How many components of c are not finite, or less than tau times their bound; of dim 1."""
+    size = apply("Abs", c)
+    finite = apply("LessOrEqual", size, float(np.finfo(np.float64).max))
+    smallest = float(np.finfo(dtype).tiny)  # what the data's type rounds to 0 needs no digits
+    large = apply(
+        "LessOrEqual", TAU[dtype] * bound, apply("Where", apply("LessThan", size, smallest), smallest, size)
+    )
+    return rewrite(apply("Sum", 1.0 - finite * large))
+
+
+def acceptable(separation: Separation, columns: Sequence[Array], refused: float) -> bool:
     """Whether the passes gave results that are at least as good as the plain kernel's.
 
     Args:
         separation: the passes.
         columns: result of each column pass, float64, of `dim` elements.
-        c: (M, D) float64, first half of the row pass.
-        bound: (M, D) float64, the other half.
+        refused: the sum of `separation.refused` over the rows.
     """
     sums = [np.ravel(result) for result in columns]
     for column_pass, result in zip(separation.columns, sums, strict=True):
@@ -149,10 +168,7 @@ def acceptable(separation: Separation, columns: Sequence[Array], c: Array, bound
     for (total, at), (near, place) in separation.reach:
         if not sums[total][at] / REACH <= sums[near][place]:
             return False
-    if not (np.isfinite(c).all() and np.isfinite(bound).all()):
-        return False
-    smallest = np.finfo(separation.dtype).tiny
-    return bool((np.maximum(np.abs(c), smallest) >= TAU[separation.dtype] * bound).all())
+    return refused == 0
 
 
 def _with_float32_literals(node: Expr, operands: tuple[Expr, ...]) -> Expr:
@@ -314,9 +330,9 @@ def _write(forms: list[Form], arguments: int, dtype: str) -> Separation:
                 reach.append((plain.place(size), sums.size))
     if plain.weights:
         passes.append(plain)
-    rows = _rows(read, passes, len(forms))
+    results, bounds = _rows(read, passes, len(forms))
     written = tuple(columns.written() for columns in passes)
-    return Separation(written, rows, len(distinct), tuple(dict.fromkeys(reach)), dtype)
+    return Separation(written, results, bounds, len(distinct), tuple(dict.fromkeys(reach)), dtype)
 
 
 def _exponent(parts: tuple[Part, ...], products: list[_Product]) -> Expr:
@@ -339,8 +355,8 @@ def _sums(product: _Product, exponent: tuple[Part, ...], columns: _Columns) -> _
 
 def _rows(
     read: list[tuple[_Product, Exponents, _Sums, _Columns]], passes: list[_Columns], components: int
-) -> Expr:
-    """The formula of the row pass: results, then bounds."""
+) -> tuple[Expr, Expr]:
+    """The formulas of the row pass: results and bounds."""
     arrays: list[Var] = [variable(columns.argument, columns.dim, "p") for columns in passes]
 
     def at(place: Place) -> Expr:
@@ -368,7 +384,7 @@ def _rows(
             sizes.append(size * raised + lost)
         results.append(_added(values) if values else constant(0.0))
         bounds.append(_added(sizes) if sizes else constant(0.0))
-    return rewrite(_joined([*results, *bounds]))
+    return rewrite(_joined(results)), rewrite(_joined(bounds))
 
 
 def _lost(factor: Expr, half: Expr, other: Expr) -> Expr:

@@ -39,6 +39,7 @@ class Words(BaseModel):
     nan_policy: _Word = Field("propagate", description="propagate: NaN wins every selection; ignore: none")
     sum_scheme: _Word = Field("auto", description="kahan_scheme carries rounding errors along")
     dtype_acc: _Word = Field("auto", description="float64 sums float32 as exactly as if in double")
+    separation: _Word = Field("auto", description="auto, on or off: sums of finite rank in M + N steps")
     saving: bool = Field(False, description="return all results that the gradient needs")
     ranges: bool = Field(False, description="whether the last six arguments are block-sparse ranges")
 

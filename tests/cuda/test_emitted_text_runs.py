@@ -16,6 +16,7 @@ import pytest
 from farfield_kernels import engine
 from farfield_kernels.arguments import check_arguments, result_shapes
 from farfield_kernels.build import find_compiler
+from farfield_kernels.execute import Host, Timing, Work, execute
 from farfield_kernels.expr import Array
 from farfield_kernels.launch import Extent
 from farfield_kernels.lower import Program
@@ -25,6 +26,7 @@ from farfield_kernels.ranges import check_ranges
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
 from farfield_kernels.schedule import Schedule
+from farfield_kernels.stages import Emitted, plan_call
 from kernels.operator_checks import ROWS, TOLERANCE, Arguments, assert_close, calls_of, stages
 from kernels.reduction_checks import VARIANT_IDS, VARIANTS, arguments_of_vjp, assert_results, draw, spec_of
 
@@ -40,15 +42,15 @@ SIZES = (
 class OneThreadKernel:
     """Emitted CUDA text behind the signature of `CudaKernel`, on NumPy arrays; a block is one thread."""
 
-    def __init__(self, program: Program, schedule: Schedule, library: ctypes.CDLL) -> None:
-        self.program, self.library = program, library
+    def __init__(self, program: Program, schedule: Schedule, library: ctypes.CDLL, splits: int) -> None:
+        self.program, self.library, self.splits = program, library, splits
         self.schedule = replace(schedule, block=1)
         self.state = program.state_size * len(program.components)
 
-    def __call__(self, inputs: Sequence[Array], outputs: Sequence[Array], extent: Extent, splits: int) -> None:
+    def __call__(self, inputs: Sequence[Array], outputs: Sequence[Array], extent: Extent) -> None:
         """Run reduce, and merge if the columns were split or both axes are reduced."""
         rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
-        splits = splits if extent.blocks is None else 1
+        splits = self.splits if extent.blocks is None else 1
         row_blocks = -(-rows // self.schedule.rows) if extent.blocks is None else len(extent.blocks)
         partial = np.full(batches * splits * self.state * rows + 1, np.nan)
         sizes = [ctypes.c_longlong(size) for size in (rows, cols, splits)]
@@ -75,12 +77,23 @@ class OneThreadKernel:
         entry(ctypes.c_uint(blocks), ctypes.c_uint(1), addresses)
 
 
-Build = Callable[[Program, Schedule, str], OneThreadKernel]
+class OneThread(Host):
+    """The back end of such kernels, whose columns are split into so many parts."""
+
+    def __init__(self, library: Callable[[str], ctypes.CDLL], splits: int) -> None:
+        self.library, self.splits = library, splits
+
+    def build(self, kernels: tuple[Emitted, ...]) -> list[OneThreadKernel]:
+        """Compiled kernels."""
+        return [OneThreadKernel(k.program, k.schedule, self.library(k.source), self.splits) for k in kernels]
+
+
+Build = Callable[[int], OneThread]
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Program, schedule and CUDA source -> a kernel that runs here; equal sources are compiled once."""
+    """Number of splits -> the back end; equal sources are compiled once."""
     compiler = find_compiler()
     if compiler is None:
         pytest.skip("no C++ compiler is installed")
@@ -96,7 +109,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         assert done.returncode == 0, done.stderr
         return ctypes.CDLL(str(binary))
 
-    return lambda program, schedule, source: OneThreadKernel(program, schedule, library(source))
+    return lambda splits: OneThread(library, splits)
 
 
 def computed(
@@ -106,22 +119,17 @@ def computed(
     operation = read(spec)
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
     pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N)
-    call = engine.plan_call(spec, sizes.compute, "cuda")
+    call = plan_call(spec, sizes.compute, "cuda")
     results = [
-        np.zeros(shape, slot.dtype(sizes.dtype))
-        for slot, shape in zip(operation.results, result_shapes(operation, sizes), strict=True)
+        np.full(shape, 0 if place in call.zeros else -7, slot.dtype(sizes.dtype))
+        for place, (slot, shape) in enumerate(zip(operation.results, result_shapes(operation, sizes), strict=True))
     ]
     inputs = [
         engine.bind(slot, array, sizes.compute, sizes.N)
         for slot, array in zip(operation.arguments, arrays, strict=True)
     ]
-    work = engine.Work(call, [], inputs, sizes, pairs)
-    for stage in call.stages:
-        kernel = build(stage.program, stage.schedule, stage.source)
-        outputs = [np.full(work.shape(stage, o), -7, work.dtype(o)) for o in stage.program.outputs]
-        kernel(inputs, outputs, work.extent(replace(stage, schedule=kernel.schedule)), splits)
-        for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
-            work.settle(written.sum(1) if output.is_sum else written, place, results[place])
+    work = Work(call, sizes, pairs, spec.separation)
+    execute(work, inputs, results, Timing(), build(splits))
     return results
 
 
@@ -182,6 +190,19 @@ def test_seed_and_its_gradients(dtype: str, build: Build) -> None:
     check(build, second, [*arrays, *cotangents], tolerance, "seed second order")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_seed_by_passes_over_columns_and_rows(dtype: str, build: Build) -> None:
+    """Separated, forward and gradients; data that are refused go through the kernel over pairs."""
+    tolerance = 2e-6 if dtype == "float32" else 1e-13
+    seed = replace(SEED, separation="on")
+    for M, N in ((1, 1), (5, 129), (9, 600)):
+        arrays = positive(((M, 3), (N, 3), (N, 1), (1,), (M, 3)), dtype)
+        check(build, seed, arrays[:4], tolerance, f"seed, {M}, {N}")
+        check(build, seed.vjp((0, 1, 2, 3)), arrays, tolerance, f"seed gradients, {M}, {N}")
+    arrays[1][3] = np.nan
+    check(build, seed, arrays[:4], tolerance, "seed with NaN")
+
+
 @pytest.mark.parametrize("axis", [1])
 @pytest.mark.parametrize(
     "name", [name for name in sorted(REDUCTIONS) if REDUCTIONS[name].saving or name == "LogSumExp"]
@@ -200,10 +221,10 @@ def test_operators(dtype: str, build: Build) -> None:
     """The C text of every operator and case gives the reference's values, all in one kernel."""
     arguments = Arguments()
     calls = [call for name in named_operators() for call in calls_of(name, arguments, dtype)]
-    kernel = build(*stages([call.formula for call in calls], dtype, "cuda"))
+    (kernel,) = build(1).build((Emitted(*stages([call.formula for call in calls], dtype, "cuda")),))
     outputs = [np.empty((ROWS, output.count), dtype) for output in kernel.program.outputs]
     kernel(
-        [np.ascontiguousarray(array, dtype) for array in arguments.arrays], outputs, Extent(ROWS, 1, terms=ROWS), 1
+        [np.ascontiguousarray(array, dtype) for array in arguments.arrays], outputs, Extent(ROWS, 1, terms=ROWS)
     )
     for call, got in zip(calls, outputs, strict=True):
         assert_close(got, call.expected(), TOLERANCE[dtype], call.what)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 
 import pytest
 
-from farfield_kernels import engine
 from farfield_kernels.build import CUDA_OPTIONS
 from farfield_kernels.operation import Spec
 from farfield_kernels.operators import named_operators
+from farfield_kernels.stages import plan_call
 from kernels.operator_checks import Arguments, calls_of, stages
 from kernels.reduction_checks import FORMULA, VARIABLES, VARIANT_IDS, VARIANTS, spec_of
 
@@ -64,9 +65,10 @@ def nvrtc() -> Compile:
 @pytest.mark.parametrize("name", SPECS)
 def test_emitted_source_compiles(name: str, dtype: str, nvrtc: Compile) -> None:
     """All kernels of the call become machine code, and each has both entry points."""
-    for stage in engine.plan_call(SPECS[name], dtype, "cuda").stages:
-        for architecture in ARCHITECTURES:
-            binary = nvrtc(stage.source, architecture)
+    for stage in plan_call(SPECS[name], dtype, "cuda").stages:
+        kernels = (stage.emitted, *(stage.separated.kernels if stage.separated else ()))
+        for emitted, architecture in itertools.product(kernels, ARCHITECTURES):
+            binary = nvrtc(emitted.source, architecture)
             assert b"farfield_reduce" in binary
             assert b"farfield_merge" in binary
 
@@ -83,6 +85,6 @@ def test_every_operator_compiles(dtype: str, nvrtc: Compile) -> None:
 
 def test_a_wrong_source_is_refused(nvrtc: Compile) -> None:
     """The neighbour that must fail: NVRTC is really asked."""
-    source = engine.plan_call(SEED, "float32", "cuda").stages[0].source
+    source = plan_call(SEED, "float32", "cuda").stages[0].emitted.source
     with pytest.raises(Exception, match="undefined"):
         nvrtc(source.replace("f64 *partial", "f64 *parcial"), "sm_90")

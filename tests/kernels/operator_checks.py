@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from farfield_kernels import engine, operation
+from farfield_kernels import execute, operation
 from farfield_kernels.build import import_cupy
 from farfield_kernels.differentiate import vjp
 from farfield_kernels.domains import REAL, Case
@@ -25,6 +25,7 @@ from farfield_kernels.operators.differential import Differential
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.rewrite import rewrite
 from farfield_kernels.schedule import Device, Schedule, plan
+from farfield_kernels.stages import plan_call
 from farfield_kernels.terms import Term
 
 ROWS = 37  # samples; a multiple of no vector width
@@ -258,5 +259,5 @@ def check_second_order(name: str) -> None:
 def forget_compiled_formulas() -> None:
     """Empty the caches that would outlive a changed declaration."""
     operation.read.cache_clear()
-    engine.plan_call.cache_clear()
-    engine._kernels.cache_clear()
+    plan_call.cache_clear()
+    execute._cpu_kernels.cache_clear()

@@ -83,12 +83,9 @@ def interrupt(*_: object) -> None:
 
 def launch_kernels() -> list[launch.CpuKernel]:
     """Fresh kernels of the formula."""
-    from farfield_kernels.engine import plan_call
+    from farfield_kernels.stages import plan_call
 
-    return [
-        launch.CpuKernel(stage.program, stage.schedule, stage.source)
-        for stage in plan_call(SPEC, "float32", "cpu").stages
-    ]
+    return [launch.CpuKernel(*stage.emitted.parts) for stage in plan_call(SPEC, "float32", "cpu").stages]
 
 
 @pytest.mark.usefixtures("two_threads")

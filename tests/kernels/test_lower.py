@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from farfield_kernels import engine
 from farfield_kernels.emit.statements import functions
 from farfield_kernels.errors import LimitError
 from farfield_kernels.lower import MAX_SCALARS, MAX_VALUES, Program
 from farfield_kernels.operation import Spec
 from farfield_kernels.schedule import Device
+from farfield_kernels.stages import plan_call
 
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 GOLDEN = Path(__file__).with_name("golden")
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden")
 
 def program(formula: str, *variables: str, axis: int = 1, reduction: str = "Sum") -> Program:
     """The program of a formula's only kernel."""
-    (stage,) = engine.plan_call(Spec(formula, variables, reduction, axis), "float32", "cpu").stages
+    (stage,) = plan_call(Spec(formula, variables, reduction, axis), "float32", "cpu").stages
     return stage.program
 
 
@@ -73,15 +73,15 @@ def test_operations_are_bounded() -> None:
         ("TensorProd(SumT(Elem(x,0), 256), SumT(Elem(y,0), 256))", wide),
     ):
         with pytest.raises(LimitError) as caught:
-            engine.plan_call(Spec(formula, variables), "float32", "cpu")
+            plan_call(Spec(formula, variables), "float32", "cpu")
         assert caught.value.limit in (MAX_VALUES, MAX_SCALARS)
         assert caught.value.field == "formula"
 
 
 ALL_SOURCES = """
 import hashlib
-from farfield_kernels import engine
 from farfield_kernels.operation import Spec
+from farfield_kernels.stages import plan_call
 seed = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 specs = [seed, seed.vjp((0, 1, 2, 3)), seed.vjp((0, 1)).vjp((0, 1, 2, 3, 4))]
 formula, variables = "Log(Abs(x|y))*Sin(x)/Sqrt(SqDist(x,y))", ("x = Vi(3)", "y = Vj(3)")
@@ -89,8 +89,9 @@ specs += [Spec(formula, variables, reduction) for reduction in ("Max", "LogSumEx
 for spec in specs:
     for dtype in ("float32", "float64"):
         for device in ("cpu", "cuda"):
-            for stage in engine.plan_call(spec, dtype, device).stages:
-                print(hashlib.sha256(stage.source.encode()).hexdigest())
+            for stage in plan_call(spec, dtype, device).stages:
+                for emitted in (stage.emitted, *(stage.separated.kernels if stage.separated else ())):
+                    print(hashlib.sha256(emitted.source.encode()).hexdigest())
 """
 
 
@@ -122,19 +123,19 @@ GOLDEN_SPECS = {
 @pytest.mark.parametrize("name", GOLDEN_SPECS)
 def test_emitted_source_is_the_golden_one(name: str, device: Device, request: pytest.FixtureRequest) -> None:
     """A change of emitted code shows as a diff of these files: `pytest --update-golden` writes them anew."""
-    for place, stage in enumerate(engine.plan_call(GOLDEN_SPECS[name], "float32", device).stages):
+    for place, stage in enumerate(plan_call(GOLDEN_SPECS[name], "float32", device).stages):
         path = GOLDEN / f"{name}_{place}.{'cu' if device == 'cuda' else 'cpp'}"
         if request.config.getoption("--update-golden"):
             GOLDEN.mkdir(exist_ok=True)
-            path.write_text(stage.source)
+            path.write_text(stage.emitted.source)
         assert path.exists(), f"{path.name} is missing; pytest --update-golden writes it"
-        assert stage.source == path.read_text(), f"{path.name} differs; see git diff after --update-golden"
+        assert stage.emitted.source == path.read_text(), f"{path.name} differs; see git diff after --update-golden"
 
 
 def test_only_functions_that_are_called_are_emitted() -> None:
     """A source without exp holds no exp, and every function that one calls is there."""
-    (plain,) = engine.plan_call(Spec("x*y", ("x = Vi(1)", "y = Vj(1)")), "float32", "cpu").stages
+    (plain,) = plan_call(Spec("x*y", ("x = Vi(1)", "y = Vj(1)")), "float32", "cpu").stages
     assert "exp" not in plain.source
-    (with_exp,) = engine.plan_call(SEED, "float32", "cpu").stages
+    (with_exp,) = plan_call(SEED, "float32", "cpu").stages
     assert "V exp(V x)" in with_exp.source
     assert "exp" in functions(with_exp.source)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farfield_kernels import engine
 from farfield_kernels.errors import FarfieldError, FormulaError
 from farfield_kernels.expr import Expr, variable
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.operators import named_operators
 from farfield_kernels.parse import parse_formula, parse_reduction, parse_variables
+from farfield_kernels.stages import plan_call
 
 VARIABLES = ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)", "A = Pm(6)")
 
@@ -227,6 +227,6 @@ def test_every_name_of_the_language_is_there() -> None:
 def test_errors_below_the_parser_reach_the_caller_as_formula_errors() -> None:
     """A derivative too deep to write is a FarfieldError of the call; the formula itself is computed."""
     deep = Spec("*".join(["x"] * 1_500), ("x = Vi(1)",))
-    assert len(engine.plan_call(deep, "float32", "cpu").stages) == 1
+    assert len(plan_call(deep, "float32", "cpu").stages) == 1
     with pytest.raises(FarfieldError, match="more than 2000 operators are nested"):
-        engine.plan_call(deep.vjp((0,)), "float32", "cpu")
+        plan_call(deep.vjp((0,)), "float32", "cpu")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from farfield_kernels.engine import plan_call, run
+from farfield_kernels.engine import run
 from farfield_kernels.errors import LimitError
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
 from farfield_kernels.schedule import Schedule, split
+from farfield_kernels.stages import plan_call
 
 WIDE = Spec("x*y", ("x = Vi(70)", "y = Vj(70)"))
 
 
 def schedule(spec: Spec, device: str = "cpu", dtype: str = "float32") -> Schedule:
     """The schedule of a call's first kernel."""
-    return plan_call(spec, dtype, device).stages[0].schedule  # type: ignore[arg-type]
+    return plan_call(spec, dtype, device).stages[0].emitted.schedule  # type: ignore[arg-type]
 
 
 def test_narrow_programs_hold_their_rows_in_registers() -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from farfield_kernels.expr import Array, Axis, Expr, Var, topological
+from farfield_kernels.expr import Array, Axis, Expr, Var, topological, variable
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.parse import parse_formula, parse_variables
 from farfield_kernels.rewrite import rewrite
-from farfield_kernels.separate import Separation, acceptable, separate
+from farfield_kernels.separate import Separation, acceptable, refused, separate
 from farfield_kernels.terms import expand
 from kernels.formula_values import values
 from kernels.operator_checks import evaluate
@@ -41,8 +41,8 @@ class Outcome:
 
 def run_passes(
     plan: Separation, arrays: Sequence[Array], rows: int, cols: int, row_axis: Axis
-) -> tuple[list[Array], Array, Array]:
-    """The calling sequence of the module, in NumPy: column results, c and the bound."""
+) -> tuple[list[Array], Array, float]:
+    """The calling sequence of the module, in NumPy: column results, c, and how much of it is refused."""
     doubles = [array.astype(np.float64) for array in arrays]
     results = []
     with np.errstate(all="ignore"):
@@ -56,9 +56,11 @@ def run_passes(
             sums = (np.exp(exponent - (m if np.isfinite(m) else 0.0)) * weights).sum(0)
             results.append(np.concatenate([[m], sums]))
         assert [result.size for result in results] == [column_pass.dim for column_pass in plan.columns]
-        both = values(plan.rows, [*doubles, *results], rows, 1, row_axis)[:, 0]
-    half = both.shape[1] // 2
-    return results, both[:, :half], both[:, half:]
+        c, refused = (
+            values(formula, [*doubles, *results], rows, 1, row_axis)[:, 0]
+            for formula in (plan.results, plan.refused)
+        )
+    return results, c, float(refused.sum())
 
 
 def pairs(formula: Expr, arrays: Sequence[Array], rows: int, cols: int, row_axis: Axis) -> tuple[Array, Array]:
@@ -85,9 +87,9 @@ def outcome(
         return None
     M, N = length(variables, arrays, "i"), length(variables, arrays, "j")
     rows, cols = (M, N) if row_axis == "i" else (N, M)
-    columns, c, bound = run_passes(plan, arrays, rows, cols, row_axis)
+    columns, c, refused = run_passes(plan, arrays, rows, cols, row_axis)
     exact, sizes = pairs(formula, arrays, rows, cols, row_axis)
-    return Outcome(acceptable(plan, columns, c, bound), c, exact, sizes)
+    return Outcome(acceptable(plan, columns, refused), c, exact, sizes)
 
 
 def separated(
@@ -424,32 +426,37 @@ def test_passes_read_their_own_axis_alone() -> None:
         again = separate(parsed, "j", len(variables), "float64")
         assert plan is not None
         assert again is not None
-        assert plan.rows is again.rows
-        assert "i" not in plan.rows.axes
+        assert plan.results is again.results
+        assert plan.refused is again.refused
+        assert "i" not in plan.refused.axes
         for one, other in zip(plan.columns, again.columns, strict=True):
             assert one.weights is other.weights
             assert one.exponent is other.exponent
             assert "j" not in one.weights.axes
-        read_by_rows = {node.position for node in topological([plan.rows]) if isinstance(node, Var)}
+        read_by_rows = {node.position for node in topological([plan.refused]) if isinstance(node, Var)}
         assert max(read_by_rows, default=0) < len(variables) + len(plan.columns)
 
 
-def test_it_pays_for_many_pairs() -> None:
+def test_it_saves_time_for_many_pairs() -> None:
     """The seed at its size does, a handful of rows does not."""
     plan = separate(rewrite(parse_formula(SEED, parse_variables(SEED_VARIABLES))), "i", 4, "float32")
     assert plan is not None
-    assert plan.pays(3000, 5000)
-    assert not plan.pays(10, 5000)
+    assert plan.saves(3000, 5000)
+    assert not plan.saves(10, 5000)
 
 
 def test_results_below_the_smallest_number_of_the_type_need_no_digits() -> None:
     """What the data's type rounds to 0 or to a denormal is accepted whatever its bound, below the least one."""
-    plan = separate(rewrite(parse_formula("x + y", parse_variables(SCALARS[:2]))), "i", 2, "float32")
-    assert plan is not None
-    sums = [np.ones(column_pass.dim) for column_pass in plan.columns]
-    zero = np.zeros((2, 1))
-    assert acceptable(plan, sums, zero, zero + 1e-38)
-    assert not acceptable(plan, sums, zero, zero + 1e-30)
+    c, bound = (variable(k, 2, "i") for k in (0, 1))
+    formula = refused(c, bound, "float32")
+
+    def count(numbers: tuple[float, float], bounds: tuple[float, float]) -> float:
+        return float(values(formula, [np.array([numbers]), np.array([bounds])], 1, 1)[0, 0, 0])
+
+    assert count((0, 1e-39), (1e-38, 1e-38)) == 0
+    assert count((0, 1e-39), (1e-30, 1e-38)) == 1
+    assert count((1, -1), (np.inf, np.nan)) == 2
+    assert count((np.inf, np.nan), (np.inf, 1)) == 2
 
 
 def test_compiled_passes_agree_with_numpy() -> None:
@@ -467,12 +474,16 @@ def test_compiled_passes_agree_with_numpy() -> None:
     sums = [np.ones(column_pass.dim) for column_pass in by_rows.columns]
     sums[0][:] = (-np.inf, *np.zeros(by_rows.columns[0].dim - 1))
     arrays = [x, y, b, c, *sums]
-    compiled = evaluate([*formulas, by_rows.rows], arrays, "float64", rows=len(x))
-    for formula, found in zip([*formulas, by_rows.rows], compiled, strict=True):
+    formulas += [by_rows.results, by_rows.bounds]
+    compiled = evaluate(formulas, arrays, "float64", rows=len(x))
+    for formula, found in zip(formulas, compiled, strict=True):
         expected = values(formula, arrays, len(x), 2)[:, 0]
         np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-307)
     for number in (2, 3):
         sums = [np.full(column_pass.dim, float(number)) for column_pass in by_rows.columns]
-        (found,) = evaluate([by_rows.rows], [x, y, b, c, *sums], "float64", rows=len(x))
-        expected = values(by_rows.rows, [x, y, b, c, *sums], len(x), 2)[:, 0]
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-307)
+        of_rows = [by_rows.results, by_rows.bounds]
+        for formula, found in zip(
+            of_rows, evaluate(of_rows, [x, y, b, c, *sums], "float64", rows=len(x)), strict=True
+        ):
+            expected = values(formula, [x, y, b, c, *sums], len(x), 2)[:, 0]
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-307)

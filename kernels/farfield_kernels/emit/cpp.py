@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..expr import INDEX_SHIFT
-from ..lower import Level, Output, Program
+from ..lower import Level, Program
 from ..reductions import Field
 from ..schedule import Schedule
 from .prelude_cpp import prelude
@@ -21,11 +21,13 @@ from .skeletons import CPP
 from .statements import (
     below,
     block,
+    c_type,
     fill,
     finish,
     functions,
     indent,
     operand,
+    out_type,
     sizes,
     slots,
     statement,
@@ -73,7 +75,7 @@ class _Emitter:
     """The parts of the template that depend on the program."""
 
     def __init__(self, program: Program, schedule: Schedule) -> None:
-        self.program = program
+        self.program, self.schedule = program, schedule
         self.values = program.values
         self.widths = dict(program.widths)
         self.components = list(enumerate(program.components))
@@ -95,23 +97,20 @@ class _Emitter:
 
     def arguments(self) -> str:
         lines = []
-        for rank, k in enumerate(self.widths):
+        for rank, (k, dtype) in enumerate(zip(self.widths, self.schedule.stored, strict=True)):
+            kind = c_type(dtype, self.schedule)
             offset = f"(offsets ? offsets[batch * {len(self.widths)} + {rank}] : 0)"
-            lines.append(f"const T *const a{k} = (const T *)in[{k}] + {offset};")
+            lines.append(f"const {kind} *const a{k} = (const {kind} *)in[{k}] + {offset};")
         return indent(lines, 4)
 
     def out_pointers(self) -> str:
         return indent(
             [
-                f"{self.out_type(output)} *const o{k} = ({self.out_type(output)} *)out[{k}];"
+                f"{out_type(output, self.schedule)} *const o{k} = ({out_type(output, self.schedule)} *)out[{k}];"
                 for k, output in enumerate(self.program.outputs)
             ],
             2,
         )
-
-    @staticmethod
-    def out_type(output: Output) -> str:
-        return "i64" if output.is_index else "f64" if output.is_sum else "T"
 
     def parameters(self) -> str:
         lines = statements(self.program, "constant")
@@ -466,6 +465,9 @@ class _Emitter:
         lines = []
         declared, names = self.wide(pitch, "l")
         for k, output in enumerate(self.program.outputs):
-            body = [*declared, *finish(self.program, output, f"(o{k} + at_row * {output.width})", names)]
+            body = [
+                *declared,
+                *finish(self.program, self.schedule, output, f"(o{k} + at_row * {output.width})", names),
+            ]
             lines += block(f"for (int o = {output.first}; o < {output.first + output.count}; o++)", body)
         return indent(lines, by)

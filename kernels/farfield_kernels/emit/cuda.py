@@ -12,11 +12,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..expr import INDEX_SHIFT
-from ..lower import Output, Program
+from ..lower import Program
 from ..reductions import Field
 from ..schedule import Schedule
 from .skeletons import CUDA
-from .statements import below, block, fill, finish, indent, operand, sizes, slots, statements, title
+from .statements import (
+    below,
+    block,
+    c_type,
+    fill,
+    finish,
+    indent,
+    operand,
+    out_type,
+    sizes,
+    slots,
+    statements,
+    title,
+)
 
 _FINITE_WIDE = "static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }\n"
 LOW_MASK = (1 << INDEX_SHIFT) - 1
@@ -55,7 +68,7 @@ class _Emitter:
     """The parts of the template that depend on the program."""
 
     def __init__(self, program: Program, schedule: Schedule) -> None:
-        self.program = program
+        self.program, self.schedule = program, schedule
         self.values = program.values
         self.components = list(enumerate(program.components))
         self.fields = program.reduction.state
@@ -64,32 +77,31 @@ class _Emitter:
         self.is_shifted = program.reduction.scheme == "shifted sum"
         self.col_slots = {number: place for place, number in enumerate(program.kept("col"))}
         self.widths = dict(program.widths)
+        self.kinds = [c_type(dtype, schedule) for dtype in schedule.stored]
         self.in_registers = schedule.in_registers
         self.weighted = next((field.name for field in self.fields if field.each == "W"), "")
 
     # -- pointers and parameters
 
     def arguments(self) -> str:
-        return "".join(f", const T *__restrict__ b{k}" for k in self.widths) + self.out_arguments()
+        read = (f", const {kind} *__restrict__ b{k}" for k, kind in zip(self.widths, self.kinds, strict=True))
+        return "".join(read) + self.out_arguments()
 
     def offsets(self) -> str:
         count = len(self.widths)
         return indent(
             [
-                f"const T *__restrict__ a{k} = b{k} + (offsets ? offsets[batch * {count} + {rank}] : 0);"
-                for rank, k in enumerate(self.widths)
+                f"const {kind} *__restrict__ a{k} = b{k} + (offsets ? offsets[batch * {count} + {rank}] : 0);"
+                for rank, (k, kind) in enumerate(zip(self.widths, self.kinds, strict=True))
             ],
             2,
         )
 
     def out_arguments(self) -> str:
         return "".join(
-            f", {self.out_type(output)} *__restrict__ o{k}" for k, output in enumerate(self.program.outputs)
+            f", {out_type(output, self.schedule)} *__restrict__ o{k}"
+            for k, output in enumerate(self.program.outputs)
         )
-
-    @staticmethod
-    def out_type(output: Output) -> str:
-        return "i64" if output.is_index else "f64" if output.is_sum else "T"
 
     def parameters(self) -> str:
         lines = statements(self.program, "constant")
@@ -360,7 +372,7 @@ class _Emitter:
         """Write the results of a row, all components."""
         lines = []
         for k, output in enumerate(self.program.outputs):
-            body = finish(self.program, output, f"(o{k} + at_row * {output.width})", names)
+            body = finish(self.program, self.schedule, output, f"(o{k} + at_row * {output.width})", names)
             end = output.first + output.count
             lines += [self.unroll, *block(f"for (int o = {output.first}; o < {end}; o++)", body)]
         return lines
@@ -369,6 +381,6 @@ class _Emitter:
         """Write the results of component `o`."""
         lines = []
         for k, output in enumerate(self.program.outputs):
-            body = finish(self.program, output, f"(o{k} + at_row * {output.width})", names)
+            body = finish(self.program, self.schedule, output, f"(o{k} + at_row * {output.width})", names)
             lines += block(f"if (o >= {output.first} && o < {output.first + output.count})", body)
         return lines

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from ..lower import Level, Output, Program, Value
+from ..schedule import Schedule
 
 _PLACE = re.compile(r"\$(\w+)")
 _FUNCTION = re.compile(r"\b([a-z_]\w*)\(")
@@ -83,12 +84,25 @@ def slots(program: Program) -> dict[str, tuple[int, int]]:
     return found
 
 
-def finish(program: Program, output: Output, target: str, state: dict[str, str]) -> list[str]:
+C_TYPES = {"float32": "float", "float64": "double"}
+
+
+def c_type(dtype: str, schedule: Schedule) -> str:
+    """The C type of an array's elements: `T` for the kernel's own type."""
+    return "T" if dtype == schedule.dtype else C_TYPES[dtype]
+
+
+def out_type(output: Output, schedule: Schedule) -> str:
+    """The C type of what an output writes."""
+    return "i64" if output.is_index else "f64" if output.is_sum else c_type(schedule.results, schedule)
+
+
+def finish(program: Program, schedule: Schedule, output: Output, target: str, state: dict[str, str]) -> list[str]:
     """Statements that write one output for component `o`: `target` is the row's first element, `state` names the
     fields of the wide state."""
     result = output.result
     names = sizes(program) | state
-    kind = "i64" if output.is_index else "f64" if output.is_sum else "T"
+    kind = out_type(output, schedule)
 
     def write(place: str, value: str) -> str:
         return f"{target}[{place}] = ({kind})({fill(value, names)});"

@@ -1,0 +1,264 @@
+"""Plan + arrays + back end -> results: the launches of one call, one stage after the other."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .arguments import Sizes
+from .build import import_cupy
+from .expr import Array
+from .launch import CpuKernel, CudaKernel, Extent, thread_count
+from .lower import Output, Program
+from .operation import Vjp
+from .ranges import Ranges
+from .schedule import Schedule, block_rows
+from .separate import LEAST_PAIRS, acceptable
+from .stages import Emitted, Plan, Separated, Stage
+
+
+@dataclass
+class Timing:
+    """Where the time of one call went, in milliseconds."""
+
+    compile_ms: float = 0.0
+    h2d_ms: float = 0.0
+    kernel_ms: float = 0.0
+    d2h_ms: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The kernels of one call and how far they go."""
+
+    call: Plan
+    sizes: Sizes
+    pairs: Ranges | None
+    separation: str
+
+    @property
+    def batches(self) -> int:
+        """Elements of the batch."""
+        return math.prod(self.sizes.batch)
+
+    def lengths(self, program: Program) -> tuple[int, int]:
+        """Rows and columns of a kernel."""
+        M, N = self.sizes.M, self.sizes.N
+        return (N, M) if program.row_axis == "j" else (M, N)
+
+    def separated(self, stage: Stage) -> Separated | None:
+        """The passes that may replace a kernel, if they are asked for or worth while."""
+        rows, cols = self.lengths(stage.program)
+        if self.separation == "off" or self.pairs is not None or self.sizes.batch or not rows * cols:
+            return None
+        if self.separation == "auto" and rows * cols < LEAST_PAIRS:
+            return None
+        found = stage.separated
+        wanted = found is not None and (self.separation == "on" or found.saves(rows, cols))
+        return found if wanted else None
+
+    def first_choice(self, stage: Stage) -> tuple[Emitted, ...]:
+        """The kernels that a stage runs, unless their results are refused."""
+        separated = self.separated(stage)
+        return separated.kernels if separated else (stage.emitted,)
+
+    def extent(self, program: Program, schedule: Schedule) -> Extent:
+        """How far the launch of a kernel over all pairs goes."""
+        rows, cols = self.lengths(program)
+        blocks = ranges = None
+        terms = rows * cols
+        if self.pairs is not None:
+            side = self.pairs.of(program.row_axis)
+            blocks = side.blocks(rows, block_rows(schedule))
+            ranges, terms = side.columns, side.pairs
+        return Extent(rows, cols, self.batches, self._offsets(program), blocks, ranges, terms)
+
+    def _offsets(self, program: Program) -> Array | None:
+        """Where in each argument the data of each element of the batch begin."""
+        if not self.sizes.batch:
+            return None
+        slots = self.call.operation.arguments
+        offsets = np.zeros((self.batches, len(program.widths)), np.int64)
+        for rank, (position, width) in enumerate(program.widths):
+            own, axis = self.sizes.batches[position], slots[position].axis
+            rows = 1 if axis == "p" else self.sizes.M if axis == "i" else self.sizes.N
+            begins = (np.arange(math.prod(own), dtype=np.int64) * (rows * width)).reshape(own)
+            offsets[:, rank] = np.broadcast_to(begins, self.sizes.batch).ravel()
+        return offsets
+
+    def shape(self, program: Program, output: Output) -> tuple[int, ...]:
+        """Shape of what a kernel writes."""
+        rows = () if program.over_rows else (self.lengths(program)[0],)
+        return (self.batches, *rows, output.width)
+
+    def own_batch(self, place: int) -> tuple[int, ...]:
+        """Batch axes of a result: a gradient has those of its argument."""
+        operation = self.call.operation
+        return self.sizes.batches[operation.wrt[place]] if isinstance(operation, Vjp) else self.sizes.batch
+
+    def is_direct(self, output: Output, place: int, result: Array) -> bool:
+        """Whether a kernel can write into a result as it is."""
+        same = not output.is_sum and result.dtype == _dtype(output, self.sizes.compute)
+        return same and self.own_batch(place) == self.sizes.batch
+
+    def settle(self, written: Array, place: int, result: Array) -> None:
+        """Copy what a kernel wrote into a result, summed over the batch axes that its argument does not have."""
+        own, batch = self.own_batch(place), self.sizes.batch
+        full = written.reshape(*batch, *written.shape[1:])
+        ahead = len(batch) - len(own)
+        repeated = (ahead + k for k, length in enumerate(own) if length == 1 != batch[ahead + k])
+        axes = (*range(ahead), *repeated)
+        if axes:
+            full = full.sum(axes, dtype=np.float64)
+        result[...] = full.reshape(result.shape)
+
+
+def _dtype(output: Output, dtype: str) -> str:
+    """Element type of what a kernel writes whose floating-point results are `dtype`."""
+    return "int64" if output.is_index else "float64" if output.is_sum else dtype
+
+
+# ---- back ends -----------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def _cpu_kernels(kernels: tuple[Emitted, ...]) -> tuple[CpuKernel, ...]:
+    """Compiled kernels; those of one stage are compiled at the same time."""
+    if len(kernels) == 1:
+        return (CpuKernel(*kernels[0].parts),)
+    with ThreadPoolExecutor(min(len(kernels), thread_count())) as pool:
+        return tuple(pool.map(lambda emitted: CpuKernel(*emitted.parts), kernels))
+
+
+@functools.lru_cache(maxsize=512)
+def _cuda_kernels(kernels: tuple[Emitted, ...]) -> tuple[CudaKernel, ...]:
+    return tuple(CudaKernel(*emitted.parts) for emitted in kernels)
+
+
+class Host:
+    """CPU kernels, which read and write NumPy arrays as they are."""
+
+    is_host = True
+
+    def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
+        """Compiled kernels."""
+        return _cpu_kernels(kernels)
+
+    def put(self, array: Array) -> Any:
+        """An array as kernels take it."""
+        return array
+
+    def get(self, array: Any) -> Array:
+        """An array that kernels wrote, for the host."""
+        written: Array = array
+        return written
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Memory for results."""
+        return np.empty(shape, dtype)
+
+    def wait(self) -> None:
+        """Until all that was started is done."""
+
+
+class Cuda(Host):
+    """CUDA kernels on the current device and stream."""
+
+    is_host = False
+
+    def __init__(self) -> None:
+        self.cupy = import_cupy()
+
+    def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
+        """Compiled kernels."""
+        return _cuda_kernels(kernels)
+
+    def put(self, array: Array) -> Any:
+        """A copy on the device."""
+        return self.cupy.asarray(array)
+
+    def get(self, array: Any) -> Array:
+        """A copy on the host."""
+        written: Array = self.cupy.asnumpy(array)
+        return written
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Device memory for results."""
+        return self.cupy.empty(shape, dtype)
+
+    def wait(self) -> None:
+        """Until the stream is empty."""
+        self.cupy.cuda.get_current_stream().synchronize()
+
+
+# ---- the run -------------------------------------------------------------------------------------------------
+
+
+def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timing: Timing, backend: Host) -> None:
+    """Fill in the results, but for those that are zero whatever the data.
+
+    Args:
+        work: what to launch.
+        inputs: one array per argument, as kernels read them (see `engine.bind`).
+        results: one array per result of the call.
+        timing: its fields are set; compiling anew is added to `compile_ms`.
+        backend: where kernels run.
+    """
+    started = time.perf_counter()
+    arguments = [backend.put(array) for array in inputs]
+    backend.wait()
+    copied = time.perf_counter()
+    compiling_before = timing.compile_ms
+    computed: dict[int, Any] = {}
+    for stage in work.call.stages:
+        outputs = [
+            results[place]
+            if backend.is_host and work.is_direct(output, place, results[place])
+            else backend.empty(work.shape(stage.program, output), _dtype(output, work.sizes.compute))
+            for output, place in zip(stage.program.outputs, stage.results, strict=True)
+        ]
+        separated = work.separated(stage)
+        if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
+            begun = time.perf_counter()
+            (kernel,) = backend.build((stage.emitted,))
+            timing.compile_ms += (time.perf_counter() - begun) * 1e3
+            kernel(arguments, outputs, work.extent(kernel.program, kernel.schedule))
+        for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
+            computed[place] = written.sum(1) if output.is_sum else written
+    backend.wait()
+    finished = time.perf_counter()
+    for place, written in computed.items():
+        if written is not results[place]:
+            work.settle(backend.get(written), place, results[place])
+    ended = time.perf_counter()
+    timing.h2d_ms = (copied - started) * 1e3
+    timing.kernel_ms = (finished - copied) * 1e3 - (timing.compile_ms - compiling_before)
+    timing.d2h_ms = (ended - finished) * 1e3
+
+
+def _by_passes(
+    work: Work, separated: Separated, arguments: Sequence[Any], outputs: Sequence[Any], backend: Host
+) -> bool:
+    """Compute a stage's outputs by passes over columns and rows; False if they must not be used."""
+    rows, cols = work.lengths(separated.rows.program)
+    *column_kernels, row_kernel = backend.build(separated.kernels)
+    sums: list[Any] = []
+    for kernel in column_kernels:
+        result = backend.empty((1, 1, kernel.program.outputs[0].width), "float64")
+        kernel(arguments, [result], Extent(1, cols, terms=cols))
+        sums.append(result)
+    refused = backend.empty((1, rows, 1), "float64")
+    row_kernel([*arguments, *sums], [*outputs, refused], Extent(rows, 1, terms=rows))
+    on_host, total = iter([backend.get(result) for result in sums]), float(refused.sum())
+    return all(
+        acceptable(separation, list(itertools.islice(on_host, len(separation.columns))), total)
+        for separation in separated.separations
+    )
