@@ -10,6 +10,7 @@ import pytest
 
 from farfield_kernels import build
 from farfield_kernels.expr import Array, apply, variable
+from farfield_kernels.launch import Extent
 from kernels.operator_checks import compiled_kernel
 
 TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
@@ -32,7 +33,7 @@ def computed_exp(points: Array) -> Array:
     """Exp of (n,) points by the emitted code, in their type."""
     kernel = compiled_kernel([apply("Exp", variable(0, 1, "i"))], points.dtype.name)
     result = np.empty((len(points), 1), points.dtype)
-    kernel([np.ascontiguousarray(points[:, None])], [result], len(points), 1)
+    kernel([np.ascontiguousarray(points[:, None])], [result], Extent(len(points), 1, terms=len(points)))
     return result[:, 0]
 
 
