@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
