@@ -14,6 +14,7 @@ from typing import Literal
 
 from .errors import LimitError
 from .lower import Program
+from .roll import Rolls, places, roll
 
 Device = Literal["cpu", "cuda"]
 
@@ -46,6 +47,7 @@ class Schedule:
 
 
 SHARED_BYTES = 49_152  # static shared memory of a block, on every device
+L2_BYTES = 262_144  # of a row block, and of a column tile: both stay in the second cache
 REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
 
 
@@ -83,11 +85,28 @@ def plan(
             raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
         chunk = min(tile, max(1, 8 // len(program.components)))
         return Schedule(device, dtype, rows, 128, tile, chunk, in_registers, kinds, results or dtype)
-    # A shifted sum merges with exp, a selection of K terms begins anew in each tile: both merge less often.
+    rolls = roll(program)
+    if rolls:
+        return _rolled(program, rolls, dtype, kinds, results or dtype)
+    # A shifted sum merges with exp, a selection of K terms with a loop for each: both merge less often.
     tile = 1024 if shifted or program.reduction.takes_count else 256
     chunk = max(8, 64 // len(program.components)) if shifted else 1
     block = 256 if held <= 64 else 64
     return Schedule(device, dtype, rows, block, tile, chunk, in_registers, kinds, results or dtype)
+
+
+def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...], results: str) -> Schedule:
+    """Of a CPU kernel with loops over components; what they read lies in memory, near enough to a core."""
+    slots = [len(places(program, level)) for level in ("row", "col")]
+    looped = sum(family.body.count for family in (*rolls.components, *rolls.weights))
+    straight = sum(program.entries(field) for field in program.reduction.state) * len(program.components) - looped
+    size = 4 if dtype == "float32" else 8
+    block, tile = 256, 960 if program.reduction.scheme == "shifted sum" or program.reduction.takes_count else 240
+    while block > 32 and block * slots[0] * size > L2_BYTES:
+        block //= 2
+    while tile > 48 and tile * slots[1] * size > L2_BYTES:
+        tile = max(48, tile // 2 // 48 * 48)
+    return Schedule("cpu", dtype, 2, block, tile, 48, straight <= 2 * REGISTERS["cpu"], stored, results)
 
 
 def block_rows(schedule: Schedule) -> int:
