@@ -185,6 +185,11 @@ OTHERS = (
 )
 """Whole backward passes."""
 
+SEPARATED = (
+    Workload("seed forward 1e6", *SEED[:2], ((1_000_000, 3), (1_000_000, 3), (1_000_000, 1), (1,)), _seed),
+)
+"""Sums of finite rank, computed as such; pairs would take the peer an hour."""
+
 
 def by_name(name: str) -> Workload:
     """The workload called `name`."""

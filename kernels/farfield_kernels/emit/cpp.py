@@ -39,6 +39,7 @@ def emit(program: Program, schedule: Schedule) -> str:
         over_rows=int(program.over_rows),
         row_slots=len(emitter.row_slots),
         col_slots=len(emitter.col_slots),
+        group_step="1" if emitter.is_across else "GROUP",
         buffers=emitter.buffers,
         arguments=emitter.arguments(),
         parameters=emitter.parameters(),
@@ -209,7 +210,7 @@ class _Emitter(Pairs):
             element = f"p_{field.name}[{'l' if q == '0' else f'{q} * GROUP + l'}]"
             return f"{element} < 0 ? -1 : f64(col0 + {element})" if field.kind == "column" else f"(f64){element}"
 
-        return self.merge(*self.later(read), "BLOCK", "g + l", 14)
+        return self.merge(*self.later(read), "BLOCK", "g" if self.is_across else "g + l", 14)
 
     def merge_splits(self) -> str:
         def read(field: Field, q: str) -> str:

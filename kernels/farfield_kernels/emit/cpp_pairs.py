@@ -28,10 +28,15 @@ class Pairs(ComponentLoops):
 
     def row_value(self, number: int, r: int) -> str:
         """The declaration of a row value."""
+        if self.is_across:
+            at = f"g / GROUP * X_GROUP + {self.row_slots[number]} * GROUP + g % GROUP"
+            return f"const V v{number}_{r} = K(X[{at}]);"
         return f"const V v{number}_{r} = *at(X, g * ROW_SLOTS + {self.row_slots[number]} * GROUP + {r} * LANES);"
 
     def column_value(self, number: int) -> str:
         """The declaration of a column value."""
+        if self.is_across:
+            return f"const V v{number} = *at(Y, {self.col_slots[number]} * PITCH + c);"
         return f"const V v{number} = K(Y[{self.col_slots[number]} * PITCH + c]);"
 
     # -- the tile
@@ -40,7 +45,23 @@ class Pairs(ComponentLoops):
         """All statements of one tile and one group."""
         loop = self.shifted_loop() if self.is_shifted else self.fold_loop()
         preload = [self.row_value(number, r) for r in self.row_range for number in self.held_rows()]
+        if self.is_across:
+            preload.append("I number; for (int l = 0; l < LANES; l++) number[l] = l;")
         return [*preload, *self.begin_state(), *loop, *self.end_state()]
+
+    def columns(self, first: str, end: str, body: list[str]) -> list[str]:
+        """A loop over columns, one by one or as many as a vector holds."""
+        if self.is_across and body:
+            body = ["const I is_column = number + KI(c) < KI(m);", *body]
+        return block(f"for (int c = {first}; c < {end}; {'c += LANES' if self.is_across else 'c++'})", body)
+
+    def guarded(self, names: Iterable[str], body: list[str]) -> list[str]:
+        """Statements that update variables, but not where a vector reaches beyond the last column."""
+        if not self.is_across:
+            return body
+        before = [f"const V {name}_before = {name};" for name in names]
+        after = [f"{name} = is_column ? {name} : {name}_before;" for name in names]
+        return block("", [*before, *body, *after])
 
     def held_rows(self) -> list[int]:
         """Row values that the straight text reads, if they are held in registers."""
@@ -133,15 +154,16 @@ class Pairs(ComponentLoops):
             def step(r: int) -> list[str]:
                 names = self.names(o, r) | {"t": operand(self.program, number, r)}
                 text = [fill(self.program.reduction.step, names), *self.each_weight(o, r)]
-                return self.around(o, r, block("", text))
+                variables = [name for name, _, _ in self.scalars(o, r)]
+                return self.around(o, r, self.guarded(variables, block("", text)))
 
             return step
 
         uses: list[Use] = [((number, *self.program.weights), use(o, number)) for o, number in self.components]
         uses += self.kept_for_families(self.rolls.components)
         if not self.rolls:
-            return block("for (int c = 0; c < m; c++)", self.pair_body(uses))
-        body = block("for (int c = c0; c < c1; c++)", self.pair_body(uses)) if uses else []
+            return self.columns("0", "m", self.pair_body(uses))
+        body = self.columns("c0", "c1", self.pair_body(uses))
         return self.chunks(body + [line for f in self.rolls.components for line in self.family(f, self.steps)])
 
     def steps(self, family: Family, k0: str, width: int) -> Update:
@@ -175,20 +197,21 @@ class Pairs(ComponentLoops):
             return self.buffer(self.term_buffers[o], r)
 
         def store(o: int, number: int) -> Callable[[int], list[str]]:
-            return lambda r: [f"{term(o, r)} = {operand(self.program, number, r)};"]
+            chosen = "is_column ? {} : K(-INF)" if self.is_across else "{}"
+            return lambda r: [f"{term(o, r)} = {chosen.format(operand(self.program, number, r))};"]
 
         search = [
             ((number,), store(o, number))
             for o, number in self.components
             if self.term_buffers[o] != self.folds.get(number)
         ]
-        lines = block("for (int c = c0; c < c1; c++)", self.pair_body(search)) if search else []
+        lines = self.columns("c0", "c1", self.pair_body(search))
         every = [(o, r) for r in self.row_range for o, _ in self.components]
         for o, r in every:
             m = f"m_{o}_{r}"
             shift = [
                 f"V n = {m};",
-                f"for (int c = c0; c < c1; c++) n = {term(o, r)} > n ? {term(o, r)} : n;",
+                *self.columns("c0", "c1", [f"n = {term(o, r)} > n ? {term(o, r)} : n;"]),
                 f"h_{o}_{r} = finite_or_zero(n);",
                 f"const V a = exp({m} - h_{o}_{r});",
                 f"{m} = n;",
@@ -199,11 +222,11 @@ class Pairs(ComponentLoops):
             lines += [f"V chunk_{name} = K(0);" for name, _, _ in self.sums(o, r)]
             if not self.program.weights:
                 add = self.add_power(o, r, term(o, r))
-                lines += block("for (int c = c0; c < c1; c++)", add)
+                lines += self.columns("c0", "c1", add)
         if self.program.weights:
             uses: list[Use] = [([value for _, value in self.weights], lambda r: self.add_power(0, r, term(0, r)))]
             uses += self.kept_for_families(self.rolls.weights)
-            lines += block("for (int c = c0; c < c1; c++)", self.pair_body(uses))
+            lines += self.columns("c0", "c1", self.pair_body(uses))
             lines += [line for family in self.rolls.weights for line in self.family(family, self.weighted)]
         for o, r in every:
             add = [f"{name} = {name} + chunk_{name};" for name, _, _ in self.sums(o, r)]
@@ -224,12 +247,14 @@ class Pairs(ComponentLoops):
         text, field = self.program.reduction.step_each, self.sum_field
         lines = [f"const V e = exp({term} - h_{o}_{r});"]
         if not self.program.weights:
-            return [*lines, fill(text, {field: f"chunk_{field}_{o}_{r}", "e": "e"})]
+            name = f"chunk_{field}_{o}_{r}"
+            return [*lines, *self.guarded([name], [fill(text, {field: name, "e": "e"})])]
         if self.rolls.weights:
             lines.append(f"{term} = e;")
         for q, weight in self.weights:
-            names = {field: f"chunk_{field}_{o}_{r}_{q}", "w": operand(self.program, weight, r), "e": "e"}
-            lines.append(fill(text, names))
+            name = f"chunk_{field}_{o}_{r}_{q}"
+            added = fill(text, {field: name, "w": operand(self.program, weight, r), "e": "e"})
+            lines += self.guarded([name], [added])
         return lines
 
     def weight_place(self, family: Family, q: str, r: int) -> str:

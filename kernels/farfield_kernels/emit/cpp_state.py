@@ -24,6 +24,7 @@ class LaneState:
         self.slots = slots(program)
         self.row_range = range(schedule.rows)
         self.in_registers = schedule.in_registers
+        self.is_across = schedule.lanes == "columns"
         self.row_slots = places(program, "row")
         self.col_slots = places(program, "col")
         rolled = {k for family in self.rolls.components for k in family.range}

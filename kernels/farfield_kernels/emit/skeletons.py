@@ -59,7 +59,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {{
         const int m = (int)smaller(TILE, range[1] - col0);
 {load_cols}
-        for (int g = 0; g < n; g += GROUP) {{
+        for (int g = 0; g < n; g += {group_step}) {{
 {fold}
           for (int o = 0; o < COMPONENTS; o++) {{
 {lane_pointers}
