@@ -2,8 +2,9 @@
 
     make bench-peers && .venv/bin/python benchmarks/cpu.py
 
-Separation is off but for the last lines. CPU time (summed over threads) is what contention on the machine does not move; wall time stands beside it. The
-error is the largest difference to float64 NumPy relative to the largest value, on sampled rows.
+Separation is off but for the last lines. CPU time (summed over threads) is what contention on the machine does not
+move; wall time stands beside it. The error is the largest difference to float64 NumPy relative to the largest
+value, on sampled rows.
 """
 
 from __future__ import annotations
