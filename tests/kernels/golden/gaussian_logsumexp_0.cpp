@@ -27,16 +27,23 @@ template <class E> struct Entries {
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+HOT V clamped(V x) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+}
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+HOT V clamped(V x) {
+  x = K(90.0f) < x ? K(90.0f) : x;
+  return x < K(-105.0f) ? K(-105.0f) : x;
+}
 #endif
 HOT V exp(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  x = x < K(-105.0f) ? K(-105.0f) : x;
+  x = clamped(x);
   const V n = nearest(x * K(1.44269504f));
   const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
   V p = K(0.0013814537893f);
@@ -44,7 +51,7 @@ HOT V exp(V x) {
   p = p * r + K(0.041668390831f);
   p = p * r + K(0.16666520397f);
   p = p * r + K(0.49999993432f);
-  return scaled((p * r * r + r) + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), n);
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 HOT V log(V x) { V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_logf(x[l]); return y; }
@@ -89,6 +96,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 3 + 1] : 0);
     const T *const a2 = (const T *)in[2] + (offsets ? offsets[batch * 3 + 2] : 0);
     const V v9 = K(a2[0]);
+    const V v10 = -v9;
     for (int l = 0; l < BLOCK; l++) {
       for (int k = 0; k < 2; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
     }
@@ -124,8 +132,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                 const V v6_0 = v4_0 * v4_0;
                 const V v7_0 = v5_0 * v5_0;
                 const V v8_0 = v6_0 + v7_0;
-                const V v10_0 = v8_0 * v9;
-                const V v11_0 = -v10_0;
+                const V v11_0 = v10 * v8_0;
                 *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) = v11_0;
               }
               {
@@ -134,15 +141,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                 const V v6_1 = v4_1 * v4_1;
                 const V v7_1 = v5_1 * v5_1;
                 const V v8_1 = v6_1 + v7_1;
-                const V v10_1 = v8_1 * v9;
-                const V v11_1 = -v10_1;
+                const V v11_1 = v10 * v8_1;
                 *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) = v11_1;
               }
             }
             V h_0_0;
             {
               V n = m_0_0;
-              for (int c = c0; c < c1; c++) n = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) : n;
+              for (int c = c0; c < c1; c++) {
+                n = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) : n;
+              }
               h_0_0 = finite_or_zero(n);
               const V a = exp(m_0_0 - h_0_0);
               m_0_0 = n;
@@ -156,7 +164,9 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
             V h_0_1;
             {
               V n = m_0_1;
-              for (int c = c0; c < c1; c++) n = *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) : n;
+              for (int c = c0; c < c1; c++) {
+                n = *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) : n;
+              }
               h_0_1 = finite_or_zero(n);
               const V a = exp(m_0_1 - h_0_1);
               m_0_1 = n;

@@ -27,16 +27,23 @@ template <class E> struct Entries {
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+HOT V clamped(V x) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+}
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+HOT V clamped(V x) {
+  x = K(90.0f) < x ? K(90.0f) : x;
+  return x < K(-105.0f) ? K(-105.0f) : x;
+}
 #endif
 HOT V exp(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  x = x < K(-105.0f) ? K(-105.0f) : x;
+  x = clamped(x);
   const V n = nearest(x * K(1.44269504f));
   const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
   V p = K(0.0013814537893f);
@@ -44,7 +51,7 @@ HOT V exp(V x) {
   p = p * r + K(0.041668390831f);
   p = p * r + K(0.16666520397f);
   p = p * r + K(0.49999993432f);
-  return scaled((p * r * r + r) + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), n);
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 

@@ -27,16 +27,23 @@ template <class E> struct Entries {
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+HOT V clamped(V x) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+}
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+HOT V clamped(V x) {
+  x = K(90.0f) < x ? K(90.0f) : x;
+  return x < K(-105.0f) ? K(-105.0f) : x;
+}
 #endif
 HOT V exp(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  x = x < K(-105.0f) ? K(-105.0f) : x;
+  x = clamped(x);
   const V n = nearest(x * K(1.44269504f));
   const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
   V p = K(0.0013814537893f);
@@ -44,7 +51,7 @@ HOT V exp(V x) {
   p = p * r + K(0.041668390831f);
   p = p * r + K(0.16666520397f);
   p = p * r + K(0.49999993432f);
-  return scaled((p * r * r + r) + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), n);
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
@@ -97,8 +104,9 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
       const V v5 = v3 - v4;
       const V v6 = v5 * v5;
       const V v31 = K(2.0) * v5;
+      const V v32 = -v31;
       *(V *)&X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = v6;
-      *(V *)&X[(l) / GROUP * X_GROUP + 5 * GROUP + (l) % GROUP] = v31;
+      *(V *)&X[(l) / GROUP * X_GROUP + 5 * GROUP + (l) % GROUP] = v32;
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -117,12 +125,12 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           const V v13_0 = *at(X, g * ROW_SLOTS + 2 * GROUP + 0 * LANES);
           const V v14_0 = *at(X, g * ROW_SLOTS + 3 * GROUP + 0 * LANES);
           const V v15_0 = *at(X, g * ROW_SLOTS + 4 * GROUP + 0 * LANES);
-          const V v31_0 = *at(X, g * ROW_SLOTS + 5 * GROUP + 0 * LANES);
+          const V v32_0 = *at(X, g * ROW_SLOTS + 5 * GROUP + 0 * LANES);
           const V v6_1 = *at(X, g * ROW_SLOTS + 1 * GROUP + 1 * LANES);
           const V v13_1 = *at(X, g * ROW_SLOTS + 2 * GROUP + 1 * LANES);
           const V v14_1 = *at(X, g * ROW_SLOTS + 3 * GROUP + 1 * LANES);
           const V v15_1 = *at(X, g * ROW_SLOTS + 4 * GROUP + 1 * LANES);
-          const V v31_1 = *at(X, g * ROW_SLOTS + 5 * GROUP + 1 * LANES);
+          const V v32_1 = *at(X, g * ROW_SLOTS + 5 * GROUP + 1 * LANES);
           V s_0_0 = K(0);
           V s_1_0 = K(0);
           V s_2_0 = K(0);
@@ -165,8 +173,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               const V v27_0 = v2 * v21_0;
               const V v28_0 = v25_0 + v26_0;
               const V v29_0 = v28_0 + v27_0;
-              const V v32_0 = v29_0 * v31_0;
-              const V v33_0 = -v32_0;
+              const V v33_0 = v32_0 * v29_0;
               {
                 s_3_0 = s_3_0 + v33_0;
               }
@@ -198,8 +205,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               const V v27_1 = v2 * v21_1;
               const V v28_1 = v25_1 + v26_1;
               const V v29_1 = v28_1 + v27_1;
-              const V v32_1 = v29_1 * v31_1;
-              const V v33_1 = -v32_1;
+              const V v33_1 = v32_1 * v29_1;
               {
                 s_3_1 = s_3_1 + v33_1;
               }
