@@ -91,13 +91,30 @@ def check_ranges(arrays: Sequence[Array], M: int, N: int) -> Ranges:
     found = [_integers(array, name) for array, name in zip(arrays, NAMES, strict=True)]
     i = _side(found[0], found[1], found[2], NAMES[:3], M, N)
     j = _side(found[3], found[4], found[5], NAMES[3:], N, M)
-    if i.pairs != j.pairs:
+    weights_i, weights_j = _weights(M, 1), _weights(N, 2)
+    if _fingerprint(i, weights_i, weights_j) != _fingerprint(j, weights_j, weights_i):
+        other = "as many, but other ones" if i.pairs == j.pairs else j.pairs
         raise ArgumentError(
-            f"ranges_i and redranges_j describe {i.pairs} pairs, ranges_j and redranges_i {j.pairs}: "
+            f"ranges_i and redranges_j describe {i.pairs} pairs, ranges_j and redranges_i {other}: "
             "the second three must be the first three transposed",
             field="ranges",
         )
     return Ranges(i, j)
+
+
+def _fingerprint(side: Side, of_rows: Array, of_columns: Array) -> int:
+    """Sum over the pairs of the product of two weights, modulo 2**64: other pairs have another one."""
+    met = np.append(np.uint64(0), np.cumsum(of_columns[side.columns[:, 1]] - of_columns[side.columns[:, 0]]))
+    rows = of_rows[side.clusters[:, 1]] - of_rows[side.clusters[:, 0]]
+    return int((rows * (met[side.slices] - met[side.starts])).sum(dtype=np.uint64))
+
+
+def _weights(count: int, salt: int) -> Array:
+    """Sums of the first 0, 1, ... of so many numbers that look random, those of splitmix64."""
+    z = (np.arange(count, dtype=np.uint64) + np.uint64(salt << 40)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.append(np.uint64(0), np.cumsum(z ^ (z >> np.uint64(31)), dtype=np.uint64))
 
 
 def _integers(array: Array, name: str) -> Array:
