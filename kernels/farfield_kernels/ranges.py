@@ -74,12 +74,13 @@ class Ranges:
         return self.j if row_axis == "j" else self.i
 
 
-def check_ranges(arrays: Sequence[Array], M: int, N: int) -> Ranges:
+def check_ranges(arrays: Sequence[Array], M: int, N: int, *, distinct: bool = False) -> Ranges:
     """Check the six arrays of block-sparse ranges.
 
     Args:
         arrays: see the module.
         M, N: rows of both axes.
+        distinct: whether a row may meet no column twice, as gradients that go to a selected term need it.
 
     Raises:
         ArgumentError, DtypeError, ShapeError: naming the array, the value and what is allowed.
@@ -99,7 +100,26 @@ def check_ranges(arrays: Sequence[Array], M: int, N: int) -> Ranges:
             "the second three must be the first three transposed",
             field="ranges",
         )
+    if distinct:
+        _check_distinct(i)
     return Ranges(i, j)
+
+
+def _check_distinct(side: Side) -> None:
+    cluster = np.repeat(np.arange(len(side.slices)), side.slices - side.starts)
+    columns = side.columns[: len(cluster)]
+    some = (columns[:, 0] < columns[:, 1]) & (side.clusters[cluster, 0] < side.clusters[cluster, 1])
+    cluster, columns = cluster[some], columns[some]
+    order = np.lexsort((columns[:, 0], cluster))
+    cluster, columns = cluster[order], columns[order]
+    twice = np.flatnonzero((cluster[1:] == cluster[:-1]) & (columns[1:, 0] < columns[:-1, 1]))
+    if len(twice):
+        pair = columns[twice[0] : twice[0] + 2].tolist()
+        raise ArgumentError(
+            f"cluster {cluster[twice[0]]} of ranges_i meets columns twice, in {pair[0]} and {pair[1]}: "
+            "the gradient of a selected term would count twice",
+            field="ranges.redranges_j",
+        )
 
 
 def _fingerprint(side: Side, of_rows: Array, of_columns: Array) -> int:

@@ -167,31 +167,44 @@ def arguments_of_vjp(
     """What the vjp of a call takes: its arguments, the saved results, drawn cotangents."""
     results = engine.run(spec.forward(), arrays, device=device, ranges=ranges).arrays
     rng = np.random.default_rng(7)
-    cotangents = [rng.standard_normal(r.shape).astype(r.dtype) for r in results if r.dtype.kind == "f"]
+    cotangents = [rng.standard_normal(r.shape).astype(r.dtype) for r in results if r.dtype.kind != "i"]
     return [*arrays, *(results[place] for place in read(spec.forward()).saved), *cotangents]
 
 
-def check_gradient(name: str, axis: int | None, device: Device = "cpu", **options: Any) -> None:
-    """<vjp(e), d> = <e, jvp(d)> = <e, difference quotient along d>, through saved results if any."""
+def check_gradient(
+    name: str,
+    axis: int | None,
+    device: Device = "cpu",
+    arrays: Sequence[Array] | None = None,
+    ranges: Sequence[Array] | None = None,
+    **options: Any,
+) -> None:
+    """<vjp(e), d> = <e, jvp(d)> = <e, difference quotient along d>, through saved results if any.
+
+    Args:
+        arrays: arguments of `FORMULA`, with batch axes if wished; drawn if None.
+        ranges: block-sparse ranges.
+    """
     spec = spec_of(name, axis, FORMULA if name == "Prod" else None, **options)
     rng = np.random.default_rng(1)
-    arrays = [rng.standard_normal(shape) for shape in ((5, 2), (6, 2), (6, 1), (2,))]
-    if name == "Prod":  # one term that is 0, and two in one row, whose derivatives are other rules
-        x, y, _, p = arrays
-        p[:], x[0], y[2:4, 0] = 0, y[1], x[1, 0]
+    if arrays is None:
+        arrays = [rng.standard_normal(shape) for shape in ((5, 2), (6, 2), (6, 1), (2,))]
+        if name == "Prod":  # one term that is 0, and two in one row, whose derivatives are other rules
+            x, y, _, p = arrays
+            p[:], x[0], y[2:4, 0] = 0, y[1], x[1, 0]
     operation, wrt = read(spec.forward()), (0, 1, 2, 3)
-    taken = arguments_of_vjp(spec, arrays, device=device)
+    taken = arguments_of_vjp(spec, arrays, ranges, device)
     cotangents = taken[len(arrays) + len(operation.saved) :]
     if name == "Prod":
         cotangents[1][...] = 0  # the product of the terms that are not 0, which jumps where one becomes 0
-    gradients = engine.run(spec.vjp(wrt), taken, device=device).arrays
+    gradients = engine.run(spec.vjp(wrt), taken, device=device, ranges=ranges).arrays
     directions = [rng.standard_normal(array.shape) for array in arrays]
 
     def along(place: int, direction: Array) -> float:
         def objective(step: float) -> Array:
             moved = [a + step * direction if k == place else a for k, a in enumerate(arrays)]
-            numbers = [r for r in reference(operation, moved) if r.dtype.kind == "f"]
-            return np.array(sum(np.vdot(e, r) for e, r in zip(cotangents, numbers, strict=True)))
+            numbers = [r for r in reference(operation, moved, ranges) if r.dtype.kind == "f"]
+            return np.array(sum(inner(e, r) for e, r in zip(cotangents, numbers, strict=True)))
 
         return float(slope(objective, 1e-4))
 
@@ -201,8 +214,13 @@ def check_gradient(name: str, axis: int | None, device: Device = "cpu", **option
         assert abs(got - expected) <= 1e-8 * max(1, abs(expected)), (
             f"gradient of {name} over axis {axis} in argument {place}: {got}, differences give {expected}"
         )
-    tangents = engine.run(spec.jvp(wrt), [*taken, *directions], device=device).arrays
-    got = float(sum(np.vdot(e, t) for e, t in zip(cotangents, tangents, strict=True)))
+    tangents = engine.run(spec.jvp(wrt), [*taken, *directions], device=device, ranges=ranges).arrays
+    got = float(sum(inner(e, t) for e, t in zip(cotangents, tangents, strict=True)))
     assert abs(got - sum(slopes)) <= 1e-8 * max(1, abs(sum(slopes))), (
         f"derivative of {name} over axis {axis} along a direction: {got}, differences give {sum(slopes)}"
     )
+
+
+def inner(cotangent: Array, result: Array) -> float:
+    """Of what is finite: the reduction of nothing may be NaN or infinite, whatever the arguments."""
+    return float(np.sum(np.where(np.isfinite(result), cotangent * result, 0)))
