@@ -53,7 +53,8 @@ class Domain:
             return drawn
         halves = np.round(2 * (np.abs(drawn) if self.apart else drawn)) / 2
         allowed = (self.low <= halves) & (halves <= self.high) & (np.abs(halves) >= self.away_from_zero)
-        return np.where(allowed, halves, drawn)
+        tied = np.where(allowed, halves, drawn)
+        return np.sort(tied, axis=-1) if self.ascending else tied
 
 
 REAL = Domain(-2.0, 2.0)

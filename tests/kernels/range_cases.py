@@ -35,7 +35,7 @@ def _side(clusters: Sequence[Cluster]) -> list[Array]:
     return [np.array(rows, np.int64).reshape(-1, 2), slices, np.array(met, np.int64).reshape(-1, 2)]
 
 
-M, N = 40, 50
+SIZES = (40, 50)
 
 # Rows 10, 11 and 20..24 are in no cluster; one cluster has no rows, one no columns, one an empty range.
 BLOCKS: tuple[Cluster, ...] = (
@@ -47,7 +47,7 @@ BLOCKS: tuple[Cluster, ...] = (
 )
 OVERLAPPING: tuple[Cluster, ...] = (((0, 25), ((0, 30), (20, 50))), ((25, 40), ((7, 8), (7, 8))))
 NOTHING: tuple[Cluster, ...] = ()
-EVERYTHING: tuple[Cluster, ...] = (((0, M), ((0, N),)),)
+EVERYTHING: tuple[Cluster, ...] = (((0, 40), ((0, 50),)),)
 CASES = {"blocks": BLOCKS, "nothing": NOTHING, "everything": EVERYTHING}
 
 WIDE = (600, 1500)  # beyond one block of rows and one tile of columns
@@ -68,4 +68,4 @@ FEW_BLOCKS: tuple[Cluster, ...] = (
 
 def blocks(case: str = "blocks") -> list[Array]:
     """The six arrays of a case of 40 rows and 50 columns."""
-    return six_arrays((CASES | {"overlapping": OVERLAPPING})[case], N)
+    return six_arrays((CASES | {"overlapping": OVERLAPPING})[case], SIZES[1])

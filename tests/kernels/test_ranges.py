@@ -13,7 +13,7 @@ from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
-from kernels.range_cases import CASES, FEW, FEW_BLOCKS, WIDE, WIDE_BLOCKS, M, N, blocks, six_arrays
+from kernels.range_cases import CASES, FEW, FEW_BLOCKS, SIZES, WIDE, WIDE_BLOCKS, blocks, six_arrays
 from kernels.reduction_checks import (
     VARIANT_IDS,
     VARIANTS,
@@ -24,6 +24,7 @@ from kernels.reduction_checks import (
     spec_of,
 )
 
+M, N = SIZES
 NAMES = sorted(REDUCTIONS)
 DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
 
@@ -44,7 +45,7 @@ def test_every_reduction_over_ranges(name: str, options: dict[str, Any], axis: i
     spec = spec_of(name, axis, **options)
     tolerance = 2e-6 if dtype == "float32" else 1e-13
     for case in (*CASES, "overlapping"):
-        check_values(spec, draw(M, N, dtype), blocks(case), tolerance, f"{name}, {case}")
+        check_values(spec, draw(*SIZES, dtype), blocks(case), tolerance, f"{name}, {case}")
     check_values(spec, draw(*WIDE, dtype), six_arrays(WIDE_BLOCKS, WIDE[1]), tolerance, f"{name}, wide")
 
 
@@ -52,7 +53,7 @@ def test_every_reduction_over_ranges(name: str, options: dict[str, Any], axis: i
 def test_ranges_where_both_axes_are_reduced(name: str) -> None:
     """axis=None reduces the pairs of the ranges; places are numbers of pairs."""
     for case in (*CASES, "overlapping"):
-        check_values(spec_of(name, None), draw(M, N, "float64"), blocks(case), 1e-13, f"{name}, {case}")
+        check_values(spec_of(name, None), draw(*SIZES, "float64"), blocks(case), 1e-13, f"{name}, {case}")
 
 
 @pytest.mark.parametrize("axis", [0, 1, None])
@@ -93,7 +94,7 @@ def test_rows_in_no_cluster_meet_nothing() -> None:
         "All": 1.0,
         "Any": 0.0,
     }
-    arrays = draw(M, N, "float64")
+    arrays = draw(*SIZES, "float64")
     left_out = [10, 11, *range(12, 24)]
     for name, value in expected.items():
         (found,) = engine.run(spec_of(name), arrays, device="cpu", ranges=blocks()).arrays
@@ -113,7 +114,7 @@ def test_ranges_of_a_reduced_call_without_rows_or_columns() -> None:
 
 def test_integers_of_any_width_and_layout_are_taken() -> None:
     """int32, and arrays that are not contiguous, give what int64 gives."""
-    arrays = draw(M, N, "float64")
+    arrays = draw(*SIZES, "float64")
     (expected,) = engine.run(spec_of("Sum"), arrays, device="cpu", ranges=blocks()).arrays
     narrow = [array.astype(np.int32) for array in blocks()]
     strided = [np.asfortranarray(array) for array in blocks()]
@@ -202,7 +203,7 @@ WRONG: dict[str, tuple[list[Any], type[FarfieldError], str, str]] = {
 def test_wrong_ranges_are_refused(name: str) -> None:
     """Each row has its class, message and field, in the engine and in the oracle; the right arrays are taken."""
     ranges, kind, message, field = WRONG[name]
-    arrays = draw(M, N, "float64")
+    arrays = draw(*SIZES, "float64")
     for call in (
         lambda: engine.run(spec_of("Sum"), arrays, device="cpu", ranges=ranges),
         lambda: reference(read(spec_of("Sum")), arrays, ranges),
