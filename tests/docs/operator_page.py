@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from docs.signatures import (
 )
 from farfield_kernels import operators
 from farfield_kernels.domains import Case
+from farfield_kernels.errors import RuleError
 from farfield_kernels.expr import Core, Operator
 from farfield_kernels.operators import named_operators
 from farfield_kernels.operators.differential import Differential
@@ -129,8 +131,11 @@ def _integers(operator: Operator, case: Case) -> str:
 def _cost(operator: Operator, pattern: Pattern) -> str:
     """As polynomials of the dims if they hold whatever the integers, else for one case."""
     letters = list(dict.fromkeys([*pattern.letters, *(n for n in operator.integers if n in ("d", "k"))]))
-    found = [_polynomials(operator, pattern, letters, setting) for setting in SETTINGS[:2]]
-    if found[0] is None or found[0] != found[1]:
+    found = []
+    for setting in SETTINGS:
+        with contextlib.suppress(RuleError):
+            found.append(_polynomials(operator, pattern, letters, setting))
+    if found[0] is None or any(other != found[0] for other in found):
         case = max(operator.cases, key=lambda case: sum(case.dims))
         label = " and ".join(filter(None, [f"dims {', '.join(map(str, case.dims))}", _integers(operator, case)]))
         return f"{_cost_of(operator, case)}<br>for {label}"

@@ -191,6 +191,8 @@ def fitted(letters: Sequence[str], count: Callable[[Mapping[str, int]], int]) ->
         except RuleError:
             continue
         rows.append([value_of(text, setting) for text in monomials])
+    if not rows:
+        raise RuleError("no sample fits")
     solution = np.linalg.lstsq(np.array(rows, float), np.array(numbers, float), rcond=None)[0]
     coefficients = np.rint(solution).astype(int)
     if not np.array_equal(np.array(rows) @ coefficients, numbers):
