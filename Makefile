@@ -1,6 +1,7 @@
 # make demo   the sum reduction against a server, on a fresh machine with Python 3.11+, g++ and make
 # make test   the whole test suite
 # make check  style, types, import boundaries, deployment files
+# make docs   tables in the documentation, renewed from the declarations
 # make bench  figures, written to benchmarks/results/
 # make clean  forget the virtual environment
 
@@ -11,7 +12,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench bench-peers clean
+.PHONY: demo test check docs bench bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_deployment.sh
 	$(BIN)/python -m pytest tests/docs
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/docs --update-golden
 
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py

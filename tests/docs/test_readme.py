@@ -11,7 +11,14 @@ import pytest
 from farfield_service.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
-READMES = ("README.md", "service/README.md", "kernels/README.md", "client/README.md", "CONTRIBUTING.md")
+READMES = (
+    "README.md",
+    "service/README.md",
+    "kernels/README.md",
+    "client/README.md",
+    "CONTRIBUTING.md",
+    "docs/operators.md",
+)
 
 
 def blocks(path: str, language: str) -> list[str]:
