@@ -145,7 +145,6 @@ def test_explain_says_whether_and_when() -> None:
     assert "always" in explain(SEED, with_source=False)
     assert "separation is off" in explain(replace(SEED, separation="off"), with_source=False)
     assert "separation no" in explain(replace(SEED, formula="Exp(-SqDist(x,y))"), with_source=False)
-    plain = replace(SEED, separation="auto")
     assert "10 columns: by pairs" in explain(plain, sizes=(10, 10), with_source=False)
     assert "10000 columns: by passes" in explain(plain, sizes=(10_000, 10_000), with_source=False)
     assert "by pairs, several columns" in explain(plain, sizes=(3, 10_000), with_source=False)
