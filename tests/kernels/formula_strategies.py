@@ -21,7 +21,7 @@ from farfield_kernels.domains import POSITIVE, Case, Domain
 from farfield_kernels.errors import LimitError, RuleError
 from farfield_kernels.expr import Array, Axis, Expr, Operator, apply, variable
 from farfield_kernels.lower import lower
-from farfield_kernels.operation import Spec
+from farfield_kernels.operation import Reduce, Spec, read
 from farfield_kernels.operators import named_operators
 from farfield_kernels.operators.differential import Differential
 from farfield_kernels.reductions import REDUCTIONS, SUM
@@ -40,6 +40,7 @@ NUMBERS = ("1", "2", "3", "0.5", "1.5", ".25", "1e-1", "2.", "-1", "-0.75", "0")
 LARGEST = 50.0  # value of a formula, before it is scaled
 MAX_OPERATIONS = 150  # scalar operations of one formula: a compiler takes 3 ms for each
 NEAR_ONE = Domain(0.9, 1.1)
+FREQUENT = ("Sum", "Sum", "Sum", "Sum", "Sum", "LogSumExp", "Max", "SumSoftMaxWeight")  # drawn more often
 TRUTHS = ("Any", "All", "Count")  # reductions of terms that are 0 or not
 
 
@@ -111,6 +112,14 @@ class Group:
         variables = (*self.declarations, *names)
         return Spec(formula.text, variables, self.reduction, self.axis, formula2=text, **self.options)
 
+    @property
+    def specs(self) -> list[Spec]:
+        """The call and its derivatives, if it has any, with respect to all arguments."""
+        spec, wrt = self.spec, range(len(self.arguments))
+        operation = read(spec.forward())
+        assert isinstance(operation, Reduce)
+        return [spec] if operation.reduction.gradient is None else [spec, spec.vjp(wrt), spec.jvp(wrt)]
+
 
 def _joined(formulas: Sequence[Tree]) -> Tree:
     if len(formulas) == 1:
@@ -159,7 +168,7 @@ def groups(draw: st.DrawFn, size: int) -> Group:
         array = rng.uniform(-2, 2, shape).astype(np.float32).astype(float)
         arguments.append(Argument(names[position], position, shape[-1], axis, array))
     builder = Builder(draw, arguments, rows)
-    name = draw(st.sampled_from(sorted(REDUCTIONS)))
+    name = draw(st.sampled_from([*sorted(REDUCTIONS), *FREQUENT]))
     axis_over, rule = draw(st.sampled_from([0, 1, None])), REDUCTIONS[name].weights
     weighted = draw(st.sampled_from({"none": [False], "optional": [False, True], "needed": [True]}[rule]))
     depths = [draw(st.sampled_from(DEPTHS)) for _ in range(size)]
