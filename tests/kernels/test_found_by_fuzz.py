@@ -1,0 +1,20 @@
+"""What random formulas found: each in the smallest form that failed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from farfield_kernels import engine
+from farfield_kernels.operation import Spec, read
+from farfield_kernels.reference import reference
+from kernels.reduction_checks import assert_results, forced_splits
+
+
+def test_split_gradients_of_rows_and_parameters_do_not_crash() -> None:
+    """Three components per row beside a parameter's, in float64, merged over splits: GCC 12 misaligned the state."""
+    spec = Spec("Exp(-p*SqDist(x,y))", ("x = Vi(3)", "y = Vj(3)", "p = Pm(1)"), separation="off").vjp((0, 2))
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape) for shape in ((5, 3), (700, 3), (1,), (5, 1))]
+    with forced_splits(2):
+        got = engine.run(spec, arrays, device="cpu").arrays
+    assert_results(got, reference(read(spec), arrays), 1e-12, "gradients")
