@@ -18,3 +18,10 @@ def test_split_gradients_of_rows_and_parameters_do_not_crash() -> None:
     with forced_splits(2):
         got = engine.run(spec, arrays, device="cpu").arrays
     assert_results(got, reference(read(spec), arrays), 1e-12, "gradients")
+
+
+def test_products_of_constant_scalars_are_folded() -> None:
+    """Contract's reference took no scalars without an axis, which folding the gradient of zeros gives it."""
+    spec = Spec("WeightedSqDist(0, Extract(ElemT(x,4,2),3,1), 0)", ("x = Vi(1)", "y = Vj(1)")).vjp((0,))
+    (gradient,) = engine.run(spec, [np.ones((3, 1)), np.ones((2, 1)), np.ones((3, 1))], device="cpu").arrays
+    assert np.array_equal(gradient, np.zeros((3, 1)))
