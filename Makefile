@@ -1,6 +1,7 @@
 # make demo   the sum reduction against a server, on a fresh machine with Python 3.11+, g++ and make
 # make test   the whole test suite
 # make check  style, types, import boundaries, deployment files
+# make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
 # make bench  figures, written to benchmarks/results/
 # make clean  forget the virtual environment
 
@@ -10,8 +11,9 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 
-.PHONY: demo test check bench bench-peers clean
+.PHONY: demo test check fuzz bench bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -26,6 +28,9 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_deployment.sh
 	$(BIN)/python -m pytest tests/docs
+
+fuzz: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m kernels.fuzz $(FUZZ_ARGS)
 
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py

@@ -1,14 +1,12 @@
 """Declarations of operators and reductions -> random calls, as a hypothesis strategy.
 
 A `Group` is several formulas over the same arguments, reduced together, so that one kernel computes them all. The
-strategy knows no operator by name: it draws one, one of its cases, dims and integers near those of the case, and an
-operand for each dim. Every formula is evaluated while it is built, so that each operand can be brought into the
-domain that its operator declares, and values that no float type could hold are scaled.
+strategy draws sizes, batch axes, arguments and their numbers, declarations, a reduction with its options, ranges,
+and the formulas: see `formula_builder`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,28 +15,20 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from farfield_kernels.domains import POSITIVE, Case, Domain
-from farfield_kernels.errors import LimitError, RuleError
-from farfield_kernels.expr import Array, Axis, Expr, Operator, apply, variable
-from farfield_kernels.lower import lower
+from farfield_kernels.domains import POSITIVE, Domain
+from farfield_kernels.expr import Array, Axis
 from farfield_kernels.operation import Reduce, Spec, read
-from farfield_kernels.operators import named_operators
-from farfield_kernels.operators.differential import Differential
-from farfield_kernels.reductions import REDUCTIONS, SUM
-from farfield_kernels.terms import Term
+from farfield_kernels.reductions import REDUCTIONS
 
 from . import formula_trees as trees
+from .formula_builder import DIMS, Builder
 from .formula_trees import Argument, Tree
 
 MAX_DEPTH = 8
 DEPTHS = (1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, MAX_DEPTH)
-DIMS = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7)
-SIZES = (1, 2, 3, 5, 8, 17, 33)
+SIZES = ((1, 1), (1, 5), (5, 1), (2, 8), (8, 3), (5, 17), (17, 17), (33, 5), (3, 270), (270, 2))  # M, N
 BATCHES: tuple[tuple[int, ...], ...] = ((), (), (), (2,), (2, 3))
 NAMES = ("x", "y", "b", "p", "u_1", "X", "", "")
-NUMBERS = ("1", "2", "3", "0.5", "1.5", ".25", "1e-1", "2.", "-1", "-0.75", "0")
-LARGEST = 50.0  # value of a formula, before it is scaled
-MAX_OPERATIONS = 150  # scalar operations of one formula: a compiler takes 3 ms for each
 NEAR_ONE = Domain(0.9, 1.1)
 FREQUENT = ("Sum", "Sum", "Sum", "Sum", "Sum", "LogSumExp", "Max", "SumSoftMaxWeight")  # drawn more often
 TRUTHS = ("Any", "All", "Count")  # reductions of terms that are 0 or not
@@ -98,8 +88,8 @@ class Group:
     def joined(self) -> tuple[Tree, Tree | None]:
         """Formula and weights of the call."""
         if self.weighted:
-            return self.formulas[0], _joined(self.formulas[1:])
-        formula = _joined(self.formulas)
+            return self.formulas[0], trees.joined(self.formulas[1:])
+        formula = trees.joined(self.formulas)
         is_scalar = REDUCTIONS[self.reduction].is_weighted
         return (trees.call("Sum", [formula]) if is_scalar and formula.dim > 1 else formula), None
 
@@ -121,18 +111,11 @@ class Group:
         return [spec] if operation.reduction.gradient is None else [spec, spec.vjp(wrt), spec.jvp(wrt)]
 
 
-def _joined(formulas: Sequence[Tree]) -> Tree:
-    if len(formulas) == 1:
-        return formulas[0]
-    half = len(formulas) // 2
-    return trees.call("Concat", [_joined(formulas[:half]), _joined(formulas[half:])])
-
-
 def draw_group(size: int, number: int) -> Group:
     """The group of `size` formulas that belongs to a seed, always the same one.
 
-    The first that hypothesis draws is the simplest of all, later ones are often changed copies of earlier ones: the
-    second is the one.
+    The first that hypothesis draws is the simplest of all, and later ones are often changed copies of earlier
+    ones: the second is taken.
     """
     found: list[Group] = []
 
@@ -156,7 +139,7 @@ def draw_group(size: int, number: int) -> Group:
 def groups(draw: st.DrawFn, size: int) -> Group:
     """Calls that reduce `size` formulas."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    rows = {"i": draw(st.sampled_from(SIZES)), "j": draw(st.sampled_from(SIZES))}
+    rows = dict(zip("ij", draw(st.sampled_from(SIZES)), strict=True))
     batch = draw(st.sampled_from(BATCHES))
     axes: list[Axis] = ["i", "j", *draw(st.lists(st.sampled_from(["i", "j", "p"]), min_size=1, max_size=4))]
     names = draw(st.permutations(NAMES))
@@ -175,7 +158,7 @@ def groups(draw: st.DrawFn, size: int) -> Group:
     formulas = [builder.formula(depth, 1 if weighted and not k else None) for k, depth in enumerate(depths)]
     return Group(
         arguments=tuple(arguments),
-        formulas=tuple(builder.reducible(name, axis_over, weighted, formulas)),
+        formulas=tuple(_reducible(builder, name, axis_over, weighted, formulas)),
         declarations=_declarations(draw, arguments),
         reduction=name,
         weighted=weighted,
@@ -206,7 +189,7 @@ def _options(draw: st.DrawFn, name: str) -> dict[str, Any]:
         options["opt_arg"] = draw(st.integers(1, 4))
     if reduction.ignoring and draw(st.booleans()):
         options["nan_policy"] = "ignore"
-    if reduction.compensated and draw(st.booleans()):
+    if reduction.compensated and draw(st.integers(1, 4)) == 4:
         options["sum_scheme"] = "kahan_scheme"
     return options
 
@@ -229,255 +212,34 @@ def _ranges(draw: st.DrawFn, M: int, N: int) -> tuple[Array, ...]:
     return tuple(tables)
 
 
-# ---- formulas ------------------------------------------------------------------------------------------------
+def _reducible(
+    builder: Builder, name: str, axis: int | None, weighted: bool, formulas: Sequence[Tree]
+) -> list[Tree]:
+    """Formulas that a reduction can take without overflow or logarithms of negative numbers."""
+    first, *rest = formulas
+    if name in TRUTHS:
+        return [trees.call("LessThan", [tree, builder.formula(0, 1)]) for tree in formulas]
+    if weighted:
+        good = [k for k, tree in enumerate(rest) if _reduces(builder, name, axis, first, tree)]
+        return [first, *(tree if k in good else builder.inside(POSITIVE, tree) for k, tree in enumerate(rest))]
+    return [tree if _reduces(builder, name, axis, tree) else builder.inside(NEAR_ONE, tree) for tree in formulas]
 
 
-@functools.cache
-def operator_names() -> list[str]:
-    """All that a formula may call."""
-    return sorted(named_operators())
-
-
-@dataclass
-class Builder:
-    """Formulas over some arguments, of which each may use intermediate formulas of those before it."""
-
-    draw: st.DrawFn
-    arguments: Sequence[Argument]
-    rows: dict[str, int]
-
-    def __post_init__(self) -> None:
-        self.intermediate: list[Tree] = []
-
-    def pick(self, choices: Sequence[Any]) -> Any:
-        """One of them."""
-        return self.draw(st.sampled_from(choices))
-
-    def seldom(self, one_in: int) -> bool:
-        """True once in a while."""
-        return self.draw(st.integers(1, one_in)) == one_in
-
-    def formula(self, depth: int, dim: int | None = None, without: Argument | None = None) -> Tree:
-        """A formula of at most `depth` operators within one another, but for those that make dims and domains fit.
-
-        Args:
-            dim: what it must have; None for any.
-            without: an argument that it must not use.
-        """
-        tree = self.operator(depth, dim, without) if depth else self.leaf(dim, without)
-        if depth and self.seldom(12):
-            tree = trees.named(f"t{len(self.intermediate)}", tree)
-            self.intermediate.append(tree)
-        return tree if dim is None else self.fitted(tree, dim, without)
-
-    def leaf(self, dim: int | None, without: Argument | None = None) -> Tree:
-        """An argument, an intermediate formula, a number, or the number of the row or the column."""
-        if dim in (None, 1) and self.seldom(4):
-            if self.seldom(4):
-                name, axis = self.pick([("I", "i"), ("J", "j")])
-                return trees.row_or_column(name, self.rows[axis])
-            return trees.literal(self.pick(NUMBERS))
-        found = [argument for argument in self.arguments if argument is not without]
-        ready = [tree for tree in self.intermediate if without is None or not tree.uses(without)]
-        found = [argument for argument in found if argument.dim == dim] or found
-        if ready and self.seldom(4):
-            return self.pick(ready)
-        return self.argument(self.pick(found))
-
-    def argument(self, argument: Argument) -> Tree:
-        """By name, or inline."""
-        if argument.name and not self.seldom(8):
-            return trees.leaf(argument)
-        category = "ijp".index(argument.axis)
-        return trees.leaf(
-            argument, self.pick([argument.inline, f"Var({argument.position},{argument.dim},{category})"])
+def _reduces(builder: Builder, name: str, axis: int | None, formula: Tree, weights: Tree | None = None) -> bool:
+    """Whether all numbers of the reduction are moderate."""
+    reduction = REDUCTIONS[name]
+    reduction = reduction.weighted or reduction if weights else reduction
+    given = [tree for tree in (formula, weights) if tree is not None]
+    batch = np.broadcast_shapes(*(tree.value.shape[:-3] for tree in given))
+    terms = [
+        np.broadcast_to(tree.value, (*batch, builder.rows["i"], builder.rows["j"], tree.dim)).swapaxes(
+            -3, -2 if axis == 0 else -3
         )
-
-    def fitted(self, tree: Tree, dim: int, without: Argument | None = None) -> Tree:
-        """A formula of dim `dim` made of a formula of any dim."""
-        while tree.dim < dim:
-            if tree.dim == 1 and self.seldom(2):
-                return trees.call("SumT", [tree], [dim])
-            other = self.leaf(None, without)
-            join = "TensorProd" if tree.dim * other.dim <= dim and other.dim > 1 else "Concat"
-            tree = trees.call(join, [tree, other])
-        if tree.dim > dim:
-            tree = trees.call("Extract", [tree], [self.draw(st.integers(0, tree.dim - dim)), dim])
-        return tree
-
-    def operator(self, depth: int, dim: int | None, without: Argument | None) -> Tree:
-        """An operator on formulas; one of these alone where the whole has no value or takes too long to compile."""
-        name = self.pick(operator_names())
-        operator = named_operators()[name]
-        if isinstance(operator, Differential):
-            return self.derivative(operator, depth, without)
-        if not operator.cases:
-            return trees.row_or_column(name, self.rows["i" if name == "I" else "j"])
-        case = self.near(operator, self.pick(operator.cases), dim)
-        deep = self.draw(st.integers(0, max(0, operator.arity - 1)))
-        operands = []
-        for place, wanted in enumerate(case.dims):
-            below = depth - 1 if place == deep else min(depth - 1, self.pick((0, 0, 1, 2)))
-            operands.append(self.inside(operator.domain_of(place), self.formula(below, wanted, without)))
-        infix = not self.seldom(4)
-        return self.usable(lambda: trees.call(name, operands, case.integers, infix=infix), operands, without)
-
-    def usable(self, make: Any, operands: Sequence[Tree], without: Argument | None) -> Tree:
-        """What `make` gives, scaled if it is large; else the first operand."""
-        spare = operands[0] if operands else self.leaf(None, without)
-        try:
-            tree = make()
-            largest = float(np.abs(tree.value).max(initial=0))
-            if not np.isfinite(largest) or largest > 1e4 * LARGEST or operations(tree.expr) > MAX_OPERATIONS:
-                return spare
-        except (RuleError, LimitError):
-            return spare
-        if largest > LARGEST:
-            tree = trees.call("Mult", [trees.literal(f"{LARGEST / 5 / largest:.0e}"), tree])
-        return tree
-
-    def near(self, operator: Operator, case: Case, dim: int | None) -> Case:
-        """A case with other dims and integers, if they are right too."""
-        choices = (*DIMS, *(argument.dim for argument in self.arguments for _ in range(3)))
-        sizes = {size: self.pick(choices) for size in sorted({*case.dims} - {1})}
-        if dim is not None and len(sizes) == 1 and not self.seldom(4):
-            sizes = dict.fromkeys(sizes, dim)
-        integers = list(case.integers)
-        for place, integer in enumerate(integers):
-            known = [other.integers[place] for other in operator.cases if len(other.integers) > place]
-            if isinstance(integer, int):
-                integers[place] = self.draw(st.integers(min(known), max(known)))
-        changed = Case(tuple(sizes.get(size, size) for size in case.dims), tuple(integers))
-        try:
-            apply(operator.name, *_placeholders(changed.dims), *changed.integers)
-        except RuleError:
-            return case
-        return changed
-
-    # -- derivatives
-
-    def derivative(self, operator: Differential, depth: int, without: Argument | None) -> Tree:
-        """The derivative of a formula by an argument."""
-        by = self.pick(self.arguments)
-        case = self.pick(operator.cases)
-        sizes = {case.dims[0]: self.pick((1, 2, 3)), case.dims[1]: by.dim}
-        if operator.of == "linear":
-            formula = self.linear(min(depth - 1, 3), sizes[case.dims[0]], by)
-        else:
-            formula = self.formula(min(depth - 1, 3), sizes[case.dims[0]])
-        others = [self.formula(self.pick((0, 0, 1)), sizes.get(dim, dim)) for dim in case.dims[2:]]
-        spare = [tree for tree in (formula, *others) if without is None or not tree.uses(without)]
-        if by is without or len(spare) <= len(others) or not formula.is_exact:
-            return self.leaf(None, without)
-        if not _is_smooth(formula, by, 2 if operator.of == "scalar" else 1):
-            return self.leaf(None, without)
-        return self.usable(lambda: trees.derivative(operator.name, formula, by, others), spare, without)
-
-    def linear(self, depth: int, dim: int, by: Argument) -> Tree:
-        """A formula that is linear in an argument."""
-        if depth <= 0:
-            return self.fitted_linear(trees.leaf(by), dim)
-        form = self.pick(("Mult", "Add", "Subtract", "Divide", "Minus"))
-        inner = self.linear(depth - 1, dim, by)
-        if form == "Minus":
-            return trees.call("Minus", [inner])
-        if form in ("Add", "Subtract"):
-            return trees.call(form, [inner, self.linear(depth - 2, dim, by)])
-        other = self.formula(min(depth - 1, 2), 1, by)
-        operands = [inner, self.inside(named_operators()["Divide"].domain_of(1), other)]
-        return self.usable(lambda: trees.call(form, operands), operands, by)
-
-    def fitted_linear(self, tree: Tree, dim: int) -> Tree:
-        """An argument brought to a dim by linear operators."""
-        while tree.dim < dim:
-            tree = trees.call("Concat", [tree, tree])
-        if tree.dim > dim == 1 and self.seldom(2):
-            return trees.call("Sum", [tree])
-        return tree if tree.dim == dim else trees.call("Extract", [tree], [0, dim])
-
-    # -- domains
-
-    def inside(self, domain: Domain, tree: Tree) -> Tree:
-        """The formula if its values lie in a domain, else a centre and a small part of its sine."""
-        if is_inside(domain, tree.value):
-            return tree
-        low, high = domain.low, domain.high
-        if domain.away_from_zero:
-            low, high = (domain.away_from_zero, high) if low >= 0 or self.seldom(2) else (low, -domain.away_from_zero)
-        if domain.grid:
-            cell = np.floor((low + high) / 2 / domain.grid) + self.pick((-1, 0, 1))
-            low, high = cell * domain.grid, (cell + 1) * domain.grid
-        parts = tree.dim if domain.apart or domain.ascending else 1
-        width = (high - low) / parts
-        places = list(range(parts)) if domain.ascending else self.draw(st.permutations(range(parts)))
-        wave = trees.call(self.pick(("Sin", "Tanh")), [tree])
-        if low == -high and low <= -1 and parts == 1:
-            return wave
-        centres = _joined([_number(low + width * (place + 0.5)) for place in places])
-        return trees.call("Add", [centres, trees.call("Mult", [_number(width / 4), wave])])
-
-    def reducible(self, name: str, axis: int | None, weighted: bool, formulas: Sequence[Tree]) -> list[Tree]:
-        """Formulas that a reduction can take without overflow or logarithms of negative numbers."""
-        first, *rest = formulas
-        if name in TRUTHS:
-            return [trees.call("LessThan", [tree, self.formula(0, 1)]) for tree in formulas]
-        if weighted:
-            good = [k for k, tree in enumerate(rest) if self._reduces(name, axis, first, tree)]
-            return [first, *(tree if k in good else self.inside(POSITIVE, tree) for k, tree in enumerate(rest))]
-        return [tree if self._reduces(name, axis, tree) else self.inside(NEAR_ONE, tree) for tree in formulas]
-
-    def _reduces(self, name: str, axis: int | None, formula: Tree, weights: Tree | None = None) -> bool:
-        """Whether all numbers of the reduction are moderate."""
-        reduction = REDUCTIONS[name]
-        reduction = reduction.weighted or reduction if weights else reduction
-        given = [tree for tree in (formula, weights) if tree is not None]
-        batch = np.broadcast_shapes(*(tree.value.shape[:-3] for tree in given))
-        terms = [
-            np.broadcast_to(tree.value, (*batch, self.rows["i"], self.rows["j"], tree.dim)).swapaxes(
-                -3, -2 if axis == 0 else -3
-            )
-            for tree in given
-        ]
-        flat = [values.reshape(-1, *values.shape[-2:]) for values in terms]
-        if axis is None:
-            flat = [values.reshape(-1, self.rows["i"] * self.rows["j"], values.shape[-1]) for values in terms]
-        with np.errstate(all="ignore"):
-            found = (reduction.saving or reduction).reference(flat[0], flat[1] if weights else None, 1)
-        return all(bool(np.all(np.abs(numbers) < 1e4)) for numbers in found)
-
-
-def _number(value: float) -> Tree:
-    return trees.literal(f"{value:.3g}")
-
-
-def _placeholders(dims: Sequence[int]) -> list[Expr]:
-    return [variable(place, dim, "p") for place, dim in enumerate(dims)]
-
-
-def is_inside(domain: Domain, value: Array) -> bool:
-    """Whether values lie in a domain, at the points of this call; narrow domains are meant exactly."""
-    width = domain.high - domain.low
-    reach = 4 if 2 <= width <= 6 else 1
-    low, high = domain.low * (reach if domain.low == -domain.high else 1), domain.high * reach
-    cell = value / domain.grid if domain.grid else np.array(0.5)
-    gaps = np.array(1.0)
-    if domain.apart or domain.ascending:
-        gaps = np.diff(value if domain.ascending else np.sort(value, -1), axis=-1)
-    return (
-        bool(np.all((low <= value) & (value <= high) & (np.abs(value) >= 0.5 * domain.away_from_zero)))
-        and bool(np.all(np.abs(cell - np.rint(cell)) >= 1e-4))
-        and bool(np.all(gaps >= 1e-3))
-    )
-
-
-def _is_smooth(formula: Tree, by: Argument, order: int) -> bool:
-    """Whether differences of a formula by an argument can be trusted: smaller steps change nothing."""
+        for tree in given
+    ]
+    flat = [values.reshape(-1, *values.shape[-2:]) for values in terms]
+    if axis is None:
+        flat = [values.reshape(-1, builder.rows["i"] * builder.rows["j"], values.shape[-1]) for values in terms]
     with np.errstate(all="ignore"):
-        coarse = trees.jacobian(formula, by, {}, order)
-        fine = trees.jacobian(formula, by, {}, order, trees.STEP / 2)
-    return bool(np.all(np.abs(coarse - fine) <= 1e-7 * max(1, float(np.abs(fine).max(initial=0)))))
-
-
-def operations(formula: Expr) -> int:
-    """Scalar operations of a kernel that sums a formula."""
-    return len(lower([Term(formula, SUM, "i")], "i").values)
+        found = (reduction.saving or reduction).reference(flat[0], flat[1] if weights else None, 1)
+    return all(bool(np.all(np.abs(numbers) < 1e4)) for numbers in found)

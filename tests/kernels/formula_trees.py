@@ -1,8 +1,8 @@
-"""Formula trees -> text, graph and values, each made without the others: what the parser reads from the text must be
-the graph, and what the graph computes must be the values.
+"""Formula trees -> text, graph and values, each made without the others.
 
-A tree's graph comes from `apply`, its values from the NumPy reference of each operator as it is named, derived
-operators included. Text follows the precedence of the language with no parenthesis more than needed.
+What the parser reads from the text must be the graph, and what the graph computes must be the values. A tree's
+graph comes from `apply`, its values from the NumPy reference of each operator as it is named, derived operators
+included. Text follows the precedence of the language with no parenthesis more than needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from farfield_kernels.expr import OPERATORS, Array, Axis, Const, Expr, apply, constant, index, topological, variable
+from farfield_kernels.expr import (
+    OPERATORS,
+    Array,
+    Axis,
+    Const,
+    Expr,
+    apply,
+    constant,
+    index,
+    topological,
+    variable,
+)
 from farfield_kernels.grammar import constant_value
 from farfield_kernels.operators.differential import Differential
 
@@ -163,6 +174,14 @@ def call(name: str, operands: Sequence[Tree], integers: Sequence[Any] = (), *, i
 
     text, strength = written(name, operands, integers, infix=infix)
     return Tree(text, strength, expr, compute, tuple(operands), _names(operands), _exact(operands))
+
+
+def joined(formulas: Sequence[Tree]) -> Tree:
+    """All of them as one vector."""
+    if len(formulas) == 1:
+        return formulas[0]
+    half = len(formulas) // 2
+    return call("Concat", [joined(formulas[:half]), joined(formulas[half:])])
 
 
 def derivative(name: str, formula: Tree, by: Argument, others: Sequence[Tree]) -> Tree:

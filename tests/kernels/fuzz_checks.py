@@ -1,5 +1,7 @@
-"""Groups of formulas -> checks of all stages: text against graph, graph against values, kernels against the reference,
-derivatives against each other and against differences.
+"""Groups of formulas -> checks of all stages.
+
+Text is held against the graph, the graph against values, kernels against the reference, derivatives against each
+other and against differences.
 
 How far two right computations may lie apart depends on the formula. It is measured: the reference is evaluated
 again with random errors of a few units in the last place in every constant and operator, and what is compared may
@@ -8,6 +10,7 @@ differ by a few times what that changes. A jump that rounding can cross thus exc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,7 +61,7 @@ class Report:
 
 
 class Rounding:
-    """Errors of rounding, larger than they are: what `reference` takes as `perturb`. Integers stay what they are."""
+    """Errors of rounding, larger than they are: what `reference` takes as `perturb`. Integers stay exact."""
 
     def __init__(self, dtype: str, number: int) -> None:
         self.rng = np.random.default_rng(number)
@@ -145,7 +148,7 @@ def _allowance(expected: Array, samples: Sequence[Array], dtype: str, kept: tupl
     axes = tuple(k for k in range(expected.ndim) if k - expected.ndim not in kept)
     with np.errstate(all="ignore"):
         spread = np.max([np.abs(sample - expected) for sample in samples], axis=0)
-        spread = np.where(np.isnan(spread), 0 if np.array_equal(*map(np.isnan, (samples[0], expected))) else np.inf, spread)
+        spread = np.where(np.isnan(expected) & np.isnan(samples).all(0), 0.0, spread)
         size = np.where(np.isfinite(expected), np.abs(expected), 0)
     eps = float(np.finfo(dtype).eps)
     allowed: Array = SPREADS * spread.max(axes, keepdims=True, initial=0)
@@ -262,7 +265,7 @@ def _check_derivatives(group: Group, results: Sequence[Array], report: Report) -
 
     tangents = engine.run(spec.jvp(wrt), [*taken, *directions], device="cpu", ranges=ranges).arrays
     for place, (tangent, right, doubt) in enumerate(zip(tangents, slopes, doubts, strict=True)):
-        _check_slopes(tangent, right, doubt, numbers[place], report, f"derivative of result {place} along a direction")
+        _check_slopes(tangent, right, doubt, numbers[place], report, f"derivative of result {place}")
     left = [e * t for e, t in zip(cotangents, tangents, strict=True)]
     right = [g * d for g, d in zip(gradients, directions, strict=True)]
     total = float(sum(np.abs(x).sum() for x in (*left, *right)))
@@ -286,8 +289,12 @@ def _differences(
         coarse, fine = slope(moved, 1e-4), slope(moved, 4e-5)
         doubt = np.abs(coarse - fine)
     shapes = [result.shape for result in reference(operation, arrays, ranges) if result.dtype.kind == "f"]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
-    return tuple([part.reshape(shape) for part, shape in zip(np.split(x, ends), shapes, strict=True)] for x in (fine, doubt))  # type: ignore[return-value]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+
+    def parts(numbers: Array) -> list[Array]:
+        return [part.reshape(shape) for part, shape in zip(np.split(numbers, ends), shapes, strict=True)]
+
+    return parts(fine), parts(doubt)
 
 
 def _cotangent(rng: np.random.Generator, result: Array, slopes: Array) -> Array:
@@ -352,4 +359,3 @@ def _smaller(group: Group, reason: str) -> tuple[Group, str]:
         if found is not None:
             return _smaller(part, found)
     return group, reason
-

@@ -11,7 +11,7 @@ from kernels.reduction_checks import assert_results, forced_splits
 
 
 def test_split_gradients_of_rows_and_parameters_do_not_crash() -> None:
-    """Three components per row beside a parameter's, in float64, merged over splits: GCC 12 misaligned the state."""
+    """Three components per row and one of a parameter, in float64: GCC 12 misaligned the state it merged."""
     spec = Spec("Exp(-p*SqDist(x,y))", ("x = Vi(3)", "y = Vj(3)", "p = Pm(1)"), separation="off").vjp((0, 2))
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape) for shape in ((5, 3), (700, 3), (1,), (5, 1))]

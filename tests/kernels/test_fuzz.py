@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from farfield_kernels import grammar
-from farfield_kernels.expr import OPERATORS, apply
-from farfield_kernels.reductions import REDUCTIONS
+from farfield_kernels.expr import OPERATORS, Expr, apply
+from farfield_kernels.reductions import REDUCTIONS, Pair
 from kernels.formula_strategies import Group, draw_group
 from kernels.formula_trees import Argument, call, leaf
 from kernels.fuzz import SIZE
@@ -65,6 +65,10 @@ def _reduction(name: str, **broken: Any) -> Callable[[pytest.MonkeyPatch], None]
     return lambda patch: patch.setitem(REDUCTIONS, name, replace(REDUCTIONS[name], **broken))
 
 
+def _doubled(pair: Pair) -> tuple[Expr, None]:
+    return 2 * pair.cotangents[0], None
+
+
 def _hand_made() -> Group:
     """x * y - Sin(x) * y and SqDist(x, y), summed over j."""
     rng = np.random.default_rng(0)
@@ -82,7 +86,10 @@ BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "the C text of an operator": (_code("Sin", "sin($a) + K(0.001)"), "^result 0, float32:"),
     "a definition": (_definition("SqDist", lambda a, b: apply("SqNorm2", a)), "^the graph of a formula"),
     "a reduction": (_reduction("Sum", merge="$s = $s2;"), "^result 0, float32"),
-    "a gradient of a reduction": (_reduction("Sum", gradient=lambda pair: (2 * pair.cotangents[0], None)), "^deriv"),
+    "a gradient of a reduction": (
+        _reduction("Sum", gradient=lambda pair: (2 * pair.cotangents[0], None)),
+        "^deriv",
+    ),
     "a precedence": (lambda patch: patch.setitem(grammar._BINARY, "-", 4), "was read as"),
 }
 
