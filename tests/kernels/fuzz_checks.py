@@ -134,7 +134,7 @@ def _check_graph(group: Group, tree: Tree) -> None:
     got = _pairs(group, tree)
     samples = [_pairs(group, tree, Rounding("float64", k)) for k in range(SAMPLES)]
     expected = np.broadcast_to(tree.value, got.shape)
-    allowed = _allowance(got, samples, "float64", (-1,))
+    allowed = _allowance(got, samples, "float64")
     if not tree.is_exact:
         allowed = allowed + 1e-5 * np.maximum(1, np.abs(expected).max())
     _assert_near(got, expected, allowed, "the graph of a formula, against the references of its operators")
@@ -143,24 +143,34 @@ def _check_graph(group: Group, tree: Tree) -> None:
 # ---- values --------------------------------------------------------------------------------------------------
 
 
-def _allowance(expected: Array, samples: Sequence[Array], dtype: str, kept: tuple[int, ...]) -> Array:
-    """How far a right result may be off, for each entry of the axes `kept` and for all entries of the others."""
-    axes = tuple(k for k in range(expected.ndim) if k - expected.ndim not in kept)
+def _allowance(
+    expected: Array, samples: Sequence[Array], dtype: str, *, by_component: bool = True, least: Array | None = None
+) -> Array:
+    """How far a right result may be off: one number for each component (the last axis), or one for all.
+
+    Args:
+        least: sizes of what was computed with, where results may be smaller because terms cancel.
+    """
+    axes = tuple(range(expected.ndim - by_component))
     with np.errstate(all="ignore"):
-        spread = np.max([np.abs(sample - expected) for sample in samples], axis=0)
-        spread = np.where(np.isnan(expected) & np.isnan(samples).all(0), 0.0, spread)
-        size = np.where(np.isfinite(expected), np.abs(expected), 0)
-    eps = float(np.finfo(dtype).eps)
-    allowed: Array = SPREADS * spread.max(axes, keepdims=True, initial=0)
-    return allowed + UNITS * eps * np.maximum(size.max(axes, keepdims=True, initial=0), 1e-3)
+        moved = [np.where(_same(sample, expected), 0.0, np.abs(sample - expected)) for sample in samples]
+        size = np.where(np.isfinite(expected), np.abs(expected), 0).max(axes, keepdims=True, initial=1e-3)
+    spread = np.nan_to_num(np.max(moved, axis=0), nan=np.inf).max(axes, keepdims=True, initial=0)
+    if least is not None:
+        size = np.maximum(size, least if least.shape[-1:] == expected.shape[-1:] else least.max())
+    return np.asarray(SPREADS * spread + UNITS * float(np.finfo(dtype).eps) * size)
+
+
+def _same(a: Array, b: Array) -> Array:
+    """Where two arrays hold the same, NaN and infinities included."""
+    return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def _assert_near(got: Array, expected: Array, allowed: Array, what: str) -> None:
     assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
     with np.errstate(all="ignore"):
         apart = np.abs(got - expected)
-    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
-    wrong = ~same & ~(apart <= allowed) & ~np.isinf(np.broadcast_to(allowed, apart.shape))
+    wrong = ~_same(got, expected) & ~(apart <= allowed) & ~np.isinf(np.broadcast_to(allowed, apart.shape))
     if wrong.any():
         at = tuple(np.argwhere(wrong)[0])
         limit = np.broadcast_to(allowed, apart.shape)[at]
@@ -189,13 +199,15 @@ def _check_values(group: Group, spec: Spec, dtype: str, report: Report) -> list[
         with forced_splits(3):
             runs[f"{dtype} with split columns"] = engine.run(spec, given, device="cpu").arrays
     expected, samples = _sampled(read(spec), arrays, group, dtype)
+    value = group.joined[0].value
+    least = np.abs(value).max(tuple(range(value.ndim - 1)), initial=0)
     for how, results in runs.items():
         for place, (result, right) in enumerate(zip(results, expected, strict=True)):
             what = f"result {place}, {how}"
             if right.dtype.kind == "i":
                 _check_places(group, dtype, result, right, [s[place] for s in samples], what)
                 continue
-            allowed = _allowance(right, [s[place] for s in samples], dtype, (-1,))
+            allowed = _allowance(right, [s[place] for s in samples], dtype, least=least)
             _assert_near(result, right, allowed, what)
             _count(report, right, allowed, dtype)
     return got
@@ -222,7 +234,7 @@ def _check_places(
     formula, _ = group.joined
     terms = _pairs(group, formula)
     noisy = [_pairs(group, formula, Rounding(dtype, k)) for k in range(SAMPLES)]
-    allowed = 2 * _allowance(terms, noisy, dtype, (-1,)).reshape(-1)
+    allowed = 2 * _allowance(terms, noisy, dtype).reshape(-1)
     met = group.met
     terms = np.where(met[..., None], terms, np.nan)
     if group.axis is None:
@@ -258,7 +270,7 @@ def _check_derivatives(group: Group, results: Sequence[Array], report: Report) -
     expected, samples = _sampled(read(spec.vjp(wrt)), taken, group, "float64")
     spreads = 0.0
     for place, (gradient, right) in enumerate(zip(gradients, expected, strict=True)):
-        allowed = _allowance(right, [s[place] for s in samples], "float64", ())
+        allowed = _allowance(right, [s[place] for s in samples], "float64", by_component=False)
         _assert_near(gradient, right, allowed, f"gradient in argument {place}")
         _count(report, right, allowed, "float64")
         spreads += float(allowed.max()) * float(np.abs(directions[place]).sum())
