@@ -12,11 +12,9 @@ from farfield_kernels.build import CUDA_OPTIONS
 from farfield_kernels.operation import Spec
 from farfield_kernels.operators import named_operators
 from farfield_kernels.stages import plan_call
-from kernels.formula_strategies import draw_group
-from kernels.fuzz import SIZE
 from kernels.operator_checks import Arguments, calls_of, stages
 from kernels.reduction_checks import FORMULA, VARIABLES, VARIANT_IDS, VARIANTS, spec_of
-from kernels.test_fuzz import GROUPS
+from kernels.test_fuzz import DRAWN, drawn
 
 ARCHITECTURES = ("sm_80", "sm_90")
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
@@ -91,11 +89,11 @@ def test_every_operator_compiles(first: int, dtype: str, nvrtc: Compile) -> None
         assert b"farfield_reduce" in nvrtc(stages(formulas, dtype, "cuda")[2], ARCHITECTURES[-1])
 
 
-@pytest.mark.parametrize("number", GROUPS)
-def test_random_formulas_compile(number: int, nvrtc: Compile) -> None:
+@pytest.mark.parametrize("reduction", DRAWN)
+def test_random_formulas_compile(reduction: str, nvrtc: Compile) -> None:
     """Every kernel of the random formulas of test_fuzz.py, of their gradients and of their tangents."""
-    dtype = ("float32", "float64")[number % 2]
-    for spec in draw_group(SIZE, number).specs:
+    dtype = ("float32", "float64")[DRAWN.index(reduction) % 2]
+    for spec in drawn(reduction).specs:
         for stage in plan_call(spec, dtype, "cuda").stages:
             assert b"farfield_reduce" in nvrtc(stage.emitted.source, "sm_90")
 

@@ -111,8 +111,8 @@ class Group:
         return [spec] if operation.reduction.gradient is None else [spec, spec.vjp(wrt), spec.jvp(wrt)]
 
 
-def draw_group(size: int, number: int) -> Group:
-    """The group of `size` formulas that belongs to a seed, always the same one.
+def draw_group(size: int, number: int, reduction: str | None = None) -> Group:
+    """The group of `size` formulas that belongs to a seed, always the same one, of a reduction or of any.
 
     The first that hypothesis draws is the simplest of all, and later ones are often changed copies of earlier
     ones: the second is taken.
@@ -127,7 +127,7 @@ def draw_group(size: int, number: int) -> Group:
         deadline=None,
         suppress_health_check=[*HealthCheck],
     )
-    @given(groups(size))
+    @given(groups(size, reduction))
     def collect(group: Group) -> None:
         found.append(group)
 
@@ -136,8 +136,8 @@ def draw_group(size: int, number: int) -> Group:
 
 
 @st.composite
-def groups(draw: st.DrawFn, size: int) -> Group:
-    """Calls that reduce `size` formulas."""
+def groups(draw: st.DrawFn, size: int, reduction: str | None = None) -> Group:
+    """Calls that reduce `size` formulas, by that reduction or by any."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = dict(zip("ij", draw(st.sampled_from(SIZES)), strict=True))
     batch = draw(st.sampled_from(BATCHES))
@@ -151,7 +151,7 @@ def groups(draw: st.DrawFn, size: int) -> Group:
         array = rng.uniform(-2, 2, shape).astype(np.float32).astype(float)
         arguments.append(Argument(names[position], position, shape[-1], axis, array))
     builder = Builder(draw, arguments, rows)
-    name = draw(st.sampled_from([*sorted(REDUCTIONS), *FREQUENT]))
+    name = reduction or draw(st.sampled_from([*sorted(REDUCTIONS), *FREQUENT]))
     axis_over, rule = draw(st.sampled_from([0, 1, None])), REDUCTIONS[name].weights
     weighted = draw(st.sampled_from({"none": [False], "optional": [False, True], "needed": [True]}[rule]))
     depths = [draw(st.sampled_from(DEPTHS)) for _ in range(size)]

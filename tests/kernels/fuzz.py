@@ -13,15 +13,20 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 
 from .formula_strategies import draw_group
 from .fuzz_checks import Report, failure_of
 
 SIZE = 10  # formulas of one group: more, and a compiler takes as long for one kernel as for two
-GROUPS_PER_PROCESS = 20  # a loaded kernel cannot be given back but with its process
+ROUND = 20  # groups per process, then new processes: a loaded kernel can be given back in no other way
 
 
-def checked(number: int) -> tuple[int, str | None, Report]:
+Checked = tuple[int, str | None, Report]
+
+
+def checked(number: int) -> Checked:
     """The group of one seed: its number, how it fails, if it does, and how much was checked."""
     report = Report()
     return number, failure_of(draw_group(SIZE, number), report), report
@@ -33,24 +38,32 @@ def fuzz(formulas: int, first: int, processes: int) -> int:
     Returns:
         The number of groups that failed.
     """
-    started, groups, failures, total = time.monotonic(), -(-formulas // SIZE), 0, Report()
-    print(f"{groups * SIZE} formulas in {groups} groups, seeds {first} to {first + groups - 1}", flush=True)
-    with concurrent.futures.ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        max_tasks_per_child=GROUPS_PER_PROCESS,
-    ) as pool:
-        running = [pool.submit(checked, first + k) for k in range(groups)]
-        for done, future in enumerate(concurrent.futures.as_completed(running), start=1):
-            number, problem, report = future.result()
+    started, failures, total = time.monotonic(), 0, Report()
+    seeds = list(range(first, first - (-formulas // SIZE)))
+    print(f"{len(seeds) * SIZE} formulas in {len(seeds)} groups, seeds {first} to {seeds[-1]}", flush=True)
+    for begin in range(0, len(seeds), ROUND * processes):
+        taken = seeds[begin : begin + ROUND * processes]
+        for done, (number, problem, report) in enumerate(_round(taken, processes), start=begin + 1):
             total.add(report)
             if problem is not None:
                 failures += 1
                 print(f"seed {number}: {problem}", flush=True)
-            if done % 5 == 0 or done == groups:
+            if done % 10 == 0 or done == len(seeds):
                 seconds = time.monotonic() - started
                 print(f"{done * SIZE} formulas, {failures} failures, {seconds:.0f} s; {total}", flush=True)
     return failures
+
+
+def _round(seeds: list[int], processes: int) -> Iterator[Checked]:
+    """The groups of some seeds, checked by new processes."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = {pool.submit(checked, seed): seed for seed in seeds}
+        for future in concurrent.futures.as_completed(running):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield running[future], "not checked: a process crashed, at this seed or at one beside it", Report()
 
 
 def main() -> None:
