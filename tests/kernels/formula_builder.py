@@ -65,7 +65,7 @@ class Builder:
             without: an argument that it must not use.
         """
         tree = self.operator(depth, dim, without) if depth else self.leaf(dim, without)
-        if depth and self.seldom(12):
+        if tree.children and self.seldom(12):  # `t0 = Vi(0, 3)` would declare an argument
             tree = trees.named(f"t{len(self.intermediate)}", tree)
             self.intermediate.append(tree)
         return tree if dim is None else self.fitted(tree, dim, without)
