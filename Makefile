@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make check  style, types, import boundaries, deployment files
 # make docs   tables in the documentation, renewed from the declarations
+# make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
 # make bench  figures, written to benchmarks/results/
 # make clean  forget the virtual environment
 
@@ -11,8 +12,9 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 
-.PHONY: demo test check docs bench bench-peers clean
+.PHONY: demo test check docs bench bench-peers clean fuzz
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -30,6 +32,9 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/docs --update-golden
+
+fuzz: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m kernels.fuzz $(FUZZ_ARGS)
 
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py

@@ -189,7 +189,9 @@ class CpuKernel:
         if failed:
             raise MemoryError("the kernel could not allocate its tiles")
         if is_merged:
-            self.merge(*sizes, ctypes.c_longlong(extent.terms if over_rows else cols), results, at_partial)
+            terms = ctypes.c_longlong(extent.terms if over_rows else cols)
+            if self.merge(*sizes, terms, results, at_partial):
+                raise MemoryError("the kernel could not allocate its state")
 
 
 def _address(array: Array | None) -> int | None:

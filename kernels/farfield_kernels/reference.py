@@ -5,7 +5,7 @@ It reads the `reference` of each declaration and shares nothing with emission.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,15 +18,23 @@ from .terms import Term, expand
 
 BLOCK_ELEMENTS = 2_000_000  # components of one block of terms, 16 MB
 Piece = tuple[Array, Array]  # row numbers, and the numbers of the columns that they meet
+Perturb = Callable[[Array], Array]
 
 
-def reference(operation: Operation, arrays: Sequence[Array], ranges: Sequence[Array] | None = None) -> list[Array]:
+def reference(
+    operation: Operation,
+    arrays: Sequence[Array],
+    ranges: Sequence[Array] | None = None,
+    perturb: Perturb | None = None,
+) -> list[Array]:
     """The results of an operation in float64 (int64 for indices).
 
     Args:
         operation: what to compute.
         arrays: the arguments, as the engine takes them.
         ranges: block-sparse ranges, as the engine takes them.
+        perturb: changes the value of every constant and operator: with errors as large as those of rounding, the
+            results show how exact any computation of them can be.
 
     Returns:
         One array per result slot, of the shape that the engine returns.
@@ -42,7 +50,9 @@ def reference(operation: Operation, arrays: Sequence[Array], ranges: Sequence[Ar
     with np.errstate(all="ignore"):
         for element in np.ndindex(*sizes.batch):
             own_arrays = [_element(array, own, element) for array, own in zip(bound, sizes.batches, strict=True)]
-            elements.append([result for term in terms for result in _reduce(term, own_arrays, sizes, pairs)])
+            elements.append(
+                [result for term in terms for result in _reduce(term, own_arrays, sizes, pairs, perturb)]
+            )
     owns = [sizes.batch] * len(operation.results)
     if isinstance(operation, Vjp):
         owns = [sizes.batches[place] for place in operation.wrt]
@@ -94,7 +104,9 @@ def _pieces(rows: int, cols: int, pairs: Ranges | None, row_axis: Axis) -> Itera
     yield np.flatnonzero(left), np.arange(0)
 
 
-def _reduce(term: Term, arrays: list[Array], sizes: Sizes, pairs: Ranges | None) -> list[Array]:
+def _reduce(
+    term: Term, arrays: list[Array], sizes: Sizes, pairs: Ranges | None, perturb: Perturb | None
+) -> list[Array]:
     """All results of one term for one element of the batch: (rows, width) each, (width,) if both axes go."""
     row_axis: Axis = "j" if term.keep == "j" else "i"
     rows, cols = (sizes.N, sizes.M) if row_axis == "j" else (sizes.M, sizes.N)
@@ -103,8 +115,11 @@ def _reduce(term: Term, arrays: list[Array], sizes: Sizes, pairs: Ranges | None)
     for members, met in _pieces(rows, cols, pairs, row_axis):
         for first in range(0, len(members), block):
             part = members[first : first + block]
-            terms = _evaluate(term.formula, arrays, row_axis, part, met)
-            weights = None if term.weights is None else _evaluate(term.weights, arrays, row_axis, part, met)
+            terms, weights = (
+                None if formula is None else _evaluate(formula, arrays, row_axis, part, met, perturb)
+                for formula in (term.formula, term.weights)
+            )
+            assert terms is not None
             computed.append((part, terms, weights, met))
     if term.keep == "p":
         return _over_both(term, computed, cols)
@@ -151,7 +166,9 @@ def _numbered(result: Result, values: Array, met: Array) -> Array:
     return np.where(values < 0, values, met[np.maximum(values, 0)])
 
 
-def _evaluate(root: Expr, arrays: list[Array], row_axis: Axis, rows: Array, cols: Array) -> Array:
+def _evaluate(
+    root: Expr, arrays: list[Array], row_axis: Axis, rows: Array, cols: Array, perturb: Perturb | None
+) -> Array:
     """Values of a formula: (rows, cols, dim)."""
     values: dict[int, Array] = {}
     for node in topological([root]):
@@ -170,5 +187,7 @@ def _evaluate(root: Expr, arrays: list[Array], row_axis: Axis, rows: Array, cols
             assert node.op is not None
             value = node.op.reference(*(values[id(x)] for x in node.operands), *node.params)
             value = np.asarray(value, dtype=np.float64)
+        if perturb is not None and not isinstance(node, Index | Var):
+            value = perturb(value)
         values[id(node)] = value
     return np.broadcast_to(values[id(root)], (len(rows), len(cols), root.dim))

@@ -14,6 +14,7 @@ from farfield_kernels.operators import named_operators
 from farfield_kernels.stages import plan_call
 from kernels.operator_checks import Arguments, calls_of, stages
 from kernels.reduction_checks import FORMULA, VARIABLES, VARIANT_IDS, VARIANTS, spec_of
+from kernels.test_fuzz import DRAWN, drawn
 
 ARCHITECTURES = ("sm_80", "sm_90")
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
@@ -86,6 +87,15 @@ def test_every_operator_compiles(first: int, dtype: str, nvrtc: Compile) -> None
     formulas = [call.formula for name in names for call in calls_of(name, arguments, dtype)]
     if formulas:
         assert b"farfield_reduce" in nvrtc(stages(formulas, dtype, "cuda")[2], ARCHITECTURES[-1])
+
+
+@pytest.mark.parametrize("reduction", DRAWN)
+def test_random_formulas_compile(reduction: str, nvrtc: Compile) -> None:
+    """Every kernel of the random formulas of test_fuzz.py, of their gradients and of their tangents."""
+    dtype = ("float32", "float64")[DRAWN.index(reduction) % 2]
+    for spec in drawn(reduction).specs:
+        for stage in plan_call(spec, dtype, "cuda").stages:
+            assert b"farfield_reduce" in nvrtc(stage.emitted.source, "sm_90")
 
 
 def test_a_wrong_source_is_refused(nvrtc: Compile) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,18 @@ from farfield_kernels.expr import INDEX_SHIFT, Array, Axis, Const, Expr, Index, 
 
 
 def values(
-    root: Expr, arrays: Sequence[Array], rows: int, cols: int, row_axis: Axis = "i", dtype: Any = float
+    root: Expr,
+    arrays: Sequence[Array],
+    rows: int,
+    cols: int,
+    row_axis: Axis = "i",
+    dtype: Any = float,
+    perturb: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """The formula at every pair: (rows, cols, dim). Arrays are (rows of their axis, dim), parameters (dim,)."""
+    """The formula at every pair: (rows, cols, dim). Arrays are (rows of their axis, dim), parameters (dim,).
+
+    `perturb` changes the value of every constant and operator.
+    """
 
     def placed(axis: Axis, array: Array) -> Array:
         if axis == "p":
@@ -35,4 +44,6 @@ def values(
                 assert node.op is not None
                 operands = [at[id(operand)] for operand in node.operands]
                 at[id(node)] = np.asarray(node.op.reference(*operands, *node.params), dtype)
+            if perturb and not isinstance(node, Index | Var):
+                at[id(node)] = perturb(at[id(node)])
     return np.broadcast_to(at[id(root)], (rows, cols, root.dim))

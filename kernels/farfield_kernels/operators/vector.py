@@ -192,8 +192,8 @@ def _contract_reference(a: Array, b: Array, *params: Any) -> Array:
     labels_a, labels_b, labels, sizes = params
     letters = string.ascii_letters
     text = ["".join(letters[label] for label in side) for side in (labels_a, labels_b, labels)]
-    split_a = a.reshape(*a.shape[:-1], *(sizes[label] for label in labels_a))
-    split_b = b.reshape(*b.shape[:-1], *(sizes[label] for label in labels_b))
+    split_a = a.reshape((*a.shape[:-1], *(sizes[label] for label in labels_a)))
+    split_b = b.reshape((*b.shape[:-1], *(sizes[label] for label in labels_b)))
     result: Array = np.einsum(f"...{text[0]},...{text[1]}->...{text[2]}", split_a, split_b)
     return result.reshape(*result.shape[: result.ndim - len(labels)], _extent(labels, sizes))
 

@@ -82,7 +82,8 @@ declare(
 # Welford's update, and the merge of Chan, Golub and LeVeque: https://doi.org/10.2307/2683386
 MOMENTS = {
     "state": (Field("n", "K(0)"), Field("a", "K(0)"), Field("v", "K(0)")),
-    "step": "const V d = $t - $a; $n = K($c + 1); $a = $a + d / $n; $v = $v + d * ($t - $a);",
+    # Of squares alone, so that no rounding brings it below 0: where $t is a product, $t - $a may be fused with it.
+    "step": "const V d = $t - $a; $n = K($c + 1); const V q = d / $n; $a = $a + q; $v = $v + d * q * ($n - K(1));",
     "merge": "const double n = $n + $n2, d = $a2 - $a; "
     "if ($n2 > 0) { $a += d * ($n2 / n); $v += $v2 + d * d * ($n * ($n2 / n)); $n = n; }",
 }
@@ -107,12 +108,14 @@ def _std_gradient(pair: Pair) -> tuple[Expr, None]:
 
 
 MEAN_RESULT = Result("$a / (terms > 0)")  # NaN of nothing
+VAR_RESULT = Result("$v / terms + ($a - $a)")  # NaN where the mean is infinite
+STD_RESULT = Result("sqrt($v / terms + ($a - $a))")
 
 VAR_AND_MEAN = Reduction(
     name="Var",
     doc="variance, mean and number of the terms",
     **MOMENTS,  # type: ignore[arg-type]
-    results=(Result("$v / terms"), MEAN_RESULT, COUNT_RESULT),
+    results=(VAR_RESULT, MEAN_RESULT, COUNT_RESULT),
     reference=lambda terms, weights, K: (_variance(terms), _mean(terms), _lengths(terms)),
     gradient=_var_gradient,
     saves=(1, 2),
@@ -123,7 +126,7 @@ declare(
         name="Var",
         doc="variance of the terms, divided by their number as in NumPy; NaN of nothing",
         **MOMENTS,  # type: ignore[arg-type]
-        results=(Result("$v / terms"),),
+        results=(VAR_RESULT,),
         reference=lambda terms, weights, K: (_variance(terms),),
         saving=VAR_AND_MEAN,
     )
@@ -133,7 +136,7 @@ STD_AND_MEAN = Reduction(
     name="Std",
     doc="standard deviation, mean and number of the terms",
     **MOMENTS,  # type: ignore[arg-type]
-    results=(Result("sqrt($v / terms)"), MEAN_RESULT, COUNT_RESULT),
+    results=(STD_RESULT, MEAN_RESULT, COUNT_RESULT),
     reference=lambda terms, weights, K: (np.sqrt(_variance(terms)), _mean(terms), _lengths(terms)),
     gradient=_std_gradient,
     saves=(0, 1, 2),
@@ -144,7 +147,7 @@ declare(
         name="Std",
         doc="standard deviation of the terms, the square root of Var; its derivative at 0 is 0",
         **MOMENTS,  # type: ignore[arg-type]
-        results=(Result("sqrt($v / terms)"),),
+        results=(STD_RESULT,),
         reference=lambda terms, weights, K: (np.sqrt(_variance(terms)),),
         saving=STD_AND_MEAN,
     )

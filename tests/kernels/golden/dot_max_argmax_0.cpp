@@ -152,7 +152,9 @@ extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 t
   T *const o0 = (T *)out[0];
   i64 *const o1 = (i64 *)out[1];
   const int l = 0;
-  f64 wide[COMPONENTS][SLOTS][1];
+  // Not on the stack: in functions that call no other, GCC 12 misplaces arrays that it copies by aligned moves.
+  f64 (*const wide)[SLOTS][1] = (f64 (*)[SLOTS][1])__builtin_malloc(COMPONENTS * SLOTS * sizeof(f64));
+  if (!wide) return 1;
   for (i64 batch = 0; batch < batches; batch++)
     for (i64 first = 0; first < (OVER_ROWS ? 1 : rows); first++) {
       const i64 at_row = OVER_ROWS ? batch : batch * rows + first;
@@ -180,5 +182,6 @@ extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 t
         (o1 + at_row * 1)[o] = (i64)(w_k < 0 && terms > 0 ? 0 : w_k);
       }
     }
+  __builtin_free(wide);
   return 0;
 }

@@ -213,7 +213,9 @@ extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 t
                               const f64 *partial) {
   T *const o0 = (T *)out[0];
   const int l = 0;
-  f64 wide[COMPONENTS][SLOTS][1];
+  // Not on the stack: in functions that call no other, GCC 12 misplaces arrays that it copies by aligned moves.
+  f64 (*const wide)[SLOTS][1] = (f64 (*)[SLOTS][1])__builtin_malloc(COMPONENTS * SLOTS * sizeof(f64));
+  if (!wide) return 1;
   for (i64 batch = 0; batch < batches; batch++)
     for (i64 first = 0; first < (OVER_ROWS ? 1 : rows); first++) {
       const i64 at_row = OVER_ROWS ? batch : batch * rows + first;
@@ -232,5 +234,6 @@ extern "C" int farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 t
         (o0 + at_row * 3)[o] = (T)(w_s);
       }
     }
+  __builtin_free(wide);
   return 0;
 }
