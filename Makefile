@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make check  style, types, import boundaries, deployment files
 # make bench  figures, written to benchmarks/results/
+# make bench-agreement   some 450 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench bench-peers clean
+.PHONY: demo test check bench bench-agreement bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -30,6 +31,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/service.py
+
+bench-agreement: $(VENV)/.dev bench-peers
+	$(BIN)/python benchmarks/agreement.py
 
 bench-peers: $(VENV)-peers/.peers
 

@@ -5,11 +5,10 @@
 One file per row, FOLDER/KEY.npz: `result0`, ... and `gradient0`, ..., or the text `error` or `gradient_error`.
 
 A kernel takes the peer some eight seconds to compile, so sums and selections are computed in groups, whose
-formulas become the parts of one vector.
-The gradients of the group's sums by all variables of one axis are then one vector
-too, of the peer's own `Grad(formula, variable, cotangent)`: the formulas that its torch binding makes. Other
-reductions are differentiated through that binding. What raises is computed again in halves. A group that ended the
-process is found in FOLDER/running at the next start, and computed row by row.
+formulas become the parts of one vector. The gradients of the group's sums by all variables of one axis are then
+one vector too, of the peer's own `Grad(formula, variable, cotangent)`: the formulas that its torch binding makes.
+Other reductions are differentiated through that binding. What raises is computed again in halves. A group that
+ended the process is found in FOLDER/running at the next start, and computed row by row.
 """
 
 from __future__ import annotations
@@ -128,11 +127,11 @@ def backward(group: Group, answers: list[Answer]) -> None:
                 try:
                     got = group.dim(formula)
                 except Exception as error:  # whatever the peer raises is its answer
-                    answer["gradient_error"] = np.array(reason(error))
+                    answer["gradient_error"] = np.array(f"in {variable.name}: {reason(error)}")
                     continue
                 if got != variable.dim:
                     answer["gradient_error"] = np.array(
-                        f"a gradient of dim {got} for a variable of dim {variable.dim}"
+                        f"in {variable.name}: of dim {got}, where the variable has dim {variable.dim}"
                     )
                 else:
                     wanted.append((answer, k, formula, variable))
