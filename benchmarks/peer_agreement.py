@@ -95,18 +95,21 @@ def genred(row: Row, formula: str, aliases: list[str], arrays: list[torch.Tensor
     return Genred(formula, aliases, reduction_op=row.reduction, axis=axis, **words)(*arrays, backend="CPU")
 
 
-def forward(group: Group, answers: list[Answer]) -> None:
-    """Fill in the results."""
+def forward(group: Group, answers: list[Answer]) -> torch.Tensor:
+    """Fill in the results, and give those of all rows together."""
     dims = [group.dim(text) for text in group.texts]
     first = group.rows[0]
-    results = genred(first, joined(group.texts), group.aliases, group.arrays, first.axis)
-    for k, result in enumerate(results if isinstance(results, tuple) else (results,)):
+    arrays = [array.requires_grad_(first.reduction != "Sum") for array in group.arrays]
+    results = genred(first, joined(group.texts), group.aliases, arrays, first.axis)
+    results = results if isinstance(results, tuple) else (results,)
+    for k, result in enumerate(results):
         stop = 0
         for answer, dim in zip(answers, dims, strict=True):
             start, stop = stop, stop + dim
             part = result if len(dims) == 1 else result[..., start:stop]
             squeezed = len(dims) > 1 and first.K is not None and dim == 1
-            answer[f"result{k}"] = (part[..., 0] if squeezed else part).numpy()
+            answer[f"result{k}"] = (part[..., 0] if squeezed else part).detach().numpy()
+    return results[0]
 
 
 def backward(group: Group, answers: list[Answer]) -> None:
@@ -168,12 +171,17 @@ def compute(rows: list[Row]) -> list[Answer]:
         return [alone(row) for row in rows]
     group = Group(rows)
     answers: list[Answer] = [{} for _ in rows]
-    forward(group, answers)
+    values = forward(group, answers)
     if rows[0].reduction == "Sum":
         backward(group, answers)
     elif not rows[0].reduction.startswith("Arg"):
-        for answer in answers:
-            answer["gradient_error"] = np.array(f"{rows[0].reduction} has none in pykeops (NotImplementedError)")
+        try:
+            torch.autograd.grad(values.sum(), group.arrays, allow_unused=True)
+        except NotImplementedError as error:
+            for answer in answers:
+                answer["gradient_error"] = np.array(reason(error))
+        else:  # the peer has learnt it
+            return [alone(row) for row in rows]
     return answers
 
 

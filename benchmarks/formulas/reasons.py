@@ -48,3 +48,8 @@ UNFINISHED = (
     "the peer leaves this reduction unfinished: [m, s] instead of m + log(s), m the maximum of the exponents "
     "and s = sum exp(f - m) g (pykeops/common/operations.py, postprocess)"
 )
+SHADOWED_ROWS = (
+    "the peer's loops over components are named i and j, as are on the CPU the rows by whose numbers the operands "
+    "are addressed, so that components of other rows are read (formulas/maths/SoftDTW_SqDist.py, Op; "
+    "utils/code_gen_utils.py, direct_table)"
+)
