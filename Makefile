@@ -2,7 +2,7 @@
 # make test   the whole test suite
 # make check  style, types, import boundaries, deployment files
 # make bench  figures, written to benchmarks/results/
-# make bench-agreement   some 450 formulas by Farfield and by pykeops: every difference with its reason
+# make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
 PYTHON ?= python3

@@ -53,3 +53,8 @@ SHADOWED_ROWS = (
     "are addressed, so that components of other rows are read (formulas/maths/SoftDTW_SqDist.py, Op; "
     "utils/code_gen_utils.py, direct_table)"
 )
+PSEUDO_GRADIENT = (
+    "the peer's derivative is, in its own words, only valid where the result [m, s] goes into m + log(s) or a "
+    "softmax; NumPy's differences are those of m and s themselves "
+    "(formulas/reductions/Max_SumShiftExpWeight_Reduction.py, DiffT)"
+)
