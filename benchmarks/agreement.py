@@ -125,10 +125,11 @@ def slope(row: Row, variable: int, place: tuple[int, ...]) -> float:
 
 @dataclass
 class Difference:
-    """One array in which two answers differ: in how many of its components, and the worst of them."""
+    """One array in which two answers differ: in how many of its components, of how many, and the worst of them."""
 
     what: str
     components: int
+    of: int
     place: tuple[int, ...]
     ours: float
     peer: float
@@ -172,14 +173,18 @@ def differences(row: Row, mine: Answer, other: Answer, exact: list[Array]) -> li
         count, place = worst(row, a, b, rtol)
         if count:
             what = f"result {k}" if a.shape == b.shape else f"result {k}, of shape {a.shape} here, {b.shape} there"
-            found.append(Difference(what, count, place, _at(a, place), _at(b, place), _at(exact[k], place)))
+            found.append(
+                Difference(what, count, b.size, place, _at(a, place), _at(b, place), _at(exact[k], place))
+            )
     for k, (a, b) in enumerate(zip(mine.gradients, other.gradients, strict=False)):
         if a is None or b is None:
             continue
         count, place = worst(row, a, b, rtol * 10)
         if count:
             what = f"gradient in {row.variables[k].name}"
-            found.append(Difference(what, count, place, _at(a, place), _at(b, place), slope(row, k, place)))
+            found.append(
+                Difference(what, count, b.size, place, _at(a, place), _at(b, place), slope(row, k, place))
+            )
     return found
 
 
@@ -196,7 +201,9 @@ def against_numpy(row: Row, mine: Answer, exact: list[Array], other: list[Differ
     for k, (a, b) in enumerate(zip(mine.results, exact, strict=True)):
         count, place = worst(row, a, b, RTOL[row.dtype])
         if count:
-            found.append(Difference(f"result {k}", count, place, _at(a, place), float("nan"), _at(b, place)))
+            found.append(
+                Difference(f"result {k}", count, b.size, place, _at(a, place), float("nan"), _at(b, place))
+            )
     if row.dtype == "float32" or not row.is_smooth:
         return found
     rtol = SLOPE_RTOL if row.is_continuous else SHORT_RTOL
@@ -210,7 +217,7 @@ def against_numpy(row: Row, mine: Answer, exact: list[Array], other: list[Differ
         for place in places:
             expected, got = slope(row, k, place), float(gradient[place])
             if not abs(got - expected) <= rtol * (abs(expected) + float(np.abs(gradient).max()) + 1e-2):
-                found.append(Difference(what, 1, place, got, float("nan"), expected))
+                found.append(Difference(what, 1, gradient.size, place, got, float("nan"), expected))
     return found
 
 
@@ -271,7 +278,7 @@ def report(judgements: list[Judgement]) -> None:
                 print(f"    {words(judgement.row)}")
                 for d in judgement.differences:
                     at = ", ".join(map(str, d.place))
-                    where = f"{d.what}, {d.components} components, most at [{at}]"
+                    where = f"{d.what}, {d.components} of {d.of} components, most at [{at}]"
                     print(f"        {where}: ours {d.ours!r}, peer {d.peer!r}, NumPy {d.numpy!r}")
 
 
@@ -280,7 +287,7 @@ def plain(judgement: Judgement) -> dict[str, Any]:
     row = judgement.row
     points = [
         {
-            name: value if name in ("what", "components", "place") else repr(value)
+            name: value if name in ("what", "components", "of", "place") else repr(value)
             for name, value in asdict(d).items()
         }
         for d in judgement.differences

@@ -186,9 +186,9 @@ def compute(rows: list[Row]) -> list[Answer]:
 
 
 def reason(error: BaseException) -> str:
-    """One line, without the place in the peer's files."""
+    """The first sentence, without the place in the peer's files."""
     text = " ".join(str(error).split()).partition(" (error at line")[0]
-    return f"{type(error).__name__}: {text}"[:200]
+    return f"{type(error).__name__}: {re.split(r'[.](?=[A-Z ])', text)[0]}"[:200]
 
 
 def settle(rows: list[Row], folder: Path) -> None:

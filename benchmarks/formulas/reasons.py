@@ -29,7 +29,8 @@ POWER_AT_ZERO = (
 )
 CLAMP_DERIVATIVE = (
     "the peer differentiates Clamp(x, a, b) as ClampInt((x - a)/(b - a), 0, 1) * (b - a) + a, which is another "
-    "function where b < a and NaN where b = a or x is NaN (formulas/maths/Clamp.py)"
+    "function where b < a, NaN where b = a or x is NaN, and rounding where its terms cancel "
+    "(formulas/maths/Clamp.py)"
 )
 SKIPPED_NAN = (
     "the peer keeps the value at hand unless the next compares greater or less, which NaN does not; NumPy's "
