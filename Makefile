@@ -4,6 +4,7 @@
 # make docs   tables in the documentation, renewed from the declarations
 # make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
 # make bench  figures, written to benchmarks/results/
+# make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: demo test check docs bench bench-peers clean fuzz
+.PHONY: demo test check docs fuzz bench bench-agreement bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -39,6 +40,9 @@ fuzz: $(VENV)/.dev
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/service.py
+
+bench-agreement: $(VENV)/.dev bench-peers
+	$(BIN)/python benchmarks/agreement.py
 
 bench-peers: $(VENV)-peers/.peers
 
