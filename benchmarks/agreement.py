@@ -353,7 +353,7 @@ def main() -> int:
     versions = json.loads((options.folder / "versions.json").read_text())
     versions |= {"farfield": farfield.__version__, "numpy": np.__version__}
     counts = collections.Counter(j.verdict for j in judgements)
-    if not options.no_save:
+    if not options.no_save and not counts[UNASKED]:
         content = {"versions": versions, "counts": counts, "rows": [plain(j) for j in judgements]}
         print(f"\nsaved as {save('agreement', content)}")
     if any(counts[failure] for failure in FAILURES):
