@@ -1,10 +1,10 @@
 """The mathematical functions of emitted C++, as text: inlined where a kernel's time depends on them.
 
 Each names the largest error that the tests hold it to, in units in the last place, in float32 and in float64. All
-are exact at 0 and give NaN and infinities where NumPy does. The polynomials are those of `tools/fit_polynomials.py`.
-Where an argument is out of the reach of an inlined function, which `far` says of a whole
-vector, and where the instruction set has no fused multiply-add to reduce it with, the C library computes lane by
-lane; so it does for the functions that are not inlined.
+are exact at 0 and give NaN and infinities where NumPy does. The polynomials, but for that of exp, are those of
+`tools/fit_polynomials.py`. Where an argument is out of the reach of an inlined function, which `far` says of a
+whole vector, and where the instruction set has no fused multiply-add to reduce it with, the C library computes
+lane by lane; so it does for the functions that are not inlined.
 """
 
 from __future__ import annotations
