@@ -198,14 +198,17 @@ def _check_values(group: Group, spec: Spec, dtype: str, report: Report) -> list[
     if group.ranges is None:
         with forced_splits(3):
             runs[f"{dtype} with split columns"] = engine.run(spec, given, device="cpu").arrays
-    expected, samples = _sampled(read(spec), arrays, group, dtype)
+    operation = read(spec)
+    assert isinstance(operation, Reduce)
+    expected, samples = _sampled(operation, arrays, group, dtype)
     value = group.joined[0].value
     least = np.abs(value).max(tuple(range(value.ndim - 1)), initial=0)
     for how, results in runs.items():
         for place, (result, right) in enumerate(zip(results, expected, strict=True)):
             what = f"result {place}, {how}"
             if right.dtype.kind == "i":
-                _check_places(group, dtype, result, right, [s[place] for s in samples], what)
+                kind = operation.reduction.results[place].kind
+                _check_integers(group, dtype, kind, result, right, [s[place] for s in samples], what)
                 continue
             allowed = _allowance(right, [s[place] for s in samples], dtype, least=least)
             _assert_near(result, right, allowed, what)
@@ -219,15 +222,15 @@ def _count(report: Report, expected: Array, allowed: Array, dtype: str) -> None:
     report.loose += int(np.sum(allowed > LOOSE[dtype] * max(size, 1e-3)))
 
 
-def _check_places(
-    group: Group, dtype: str, got: Array, expected: Array, samples: Sequence[Array], what: str
+def _check_integers(
+    group: Group, dtype: str, kind: str, got: Array, expected: Array, samples: Sequence[Array], what: str
 ) -> None:
     """Places are right, or those of terms that rounding cannot tell from the right ones; counts likewise."""
     assert got.dtype == expected.dtype, f"{what}: {got.dtype}"
     if np.array_equal(got, expected):
         return
     assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
-    if not group.selects:
+    if kind == "count":
         within = np.max([np.abs(sample - expected) for sample in samples], axis=0)
         assert np.all(np.abs(got - expected) <= within), f"{what}: counts differ"
         return
