@@ -1,8 +1,10 @@
 # make demo   the sum reduction against a server, on a fresh machine with Python 3.11+, g++ and make
 # make test   the whole test suite
 # make check  style, types, import boundaries, deployment files
+# make docs   tables in the documentation, renewed from the declarations
 # make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
 # make bench  figures, written to benchmarks/results/
+# make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: demo test check fuzz bench bench-peers clean
+.PHONY: demo test check docs fuzz bench bench-agreement bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -29,12 +31,18 @@ check: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check_deployment.sh
 	$(BIN)/python -m pytest tests/docs
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/docs --update-golden
+
 fuzz: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m kernels.fuzz $(FUZZ_ARGS)
 
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/service.py
+
+bench-agreement: $(VENV)/.dev bench-peers
+	$(BIN)/python benchmarks/agreement.py
 
 bench-peers: $(VENV)-peers/.peers
 

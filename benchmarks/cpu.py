@@ -2,8 +2,9 @@
 
     make bench-peers && .venv/bin/python benchmarks/cpu.py
 
-CPU time (summed over threads) is what contention on the machine does not move; wall time stands beside it. The
-error is the largest difference to float64 NumPy relative to the largest value, on sampled rows.
+Separation is off but for the last lines. CPU time (summed over threads) is what contention on the machine does not
+move; wall time stands beside it. The error is the largest difference to float64 NumPy relative to the largest
+value, on sampled rows.
 """
 
 from __future__ import annotations
@@ -21,28 +22,29 @@ from typing import Any
 
 import numpy as np
 from machine import save
-from workloads import WORKLOADS, Array, Workload
+from workloads import OTHERS, SEPARATED, WORKLOADS, Array, Workload
 
 HERE = Path(__file__).parent
-SAMPLED = 64
 PAUSE_S = 0.05  # between calls: OpenMP threads of the peer spin for a while after a call and would take our cores
 
 
 class Ours:
     """The embedded engine through farfield.torch, as a user calls it."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, separation: str) -> None:
         import torch
 
         from farfield.torch import Genred
 
         tensors = [torch.from_numpy(array) for array in workload.arrays()]
         start = time.perf_counter()
-        routine = Genred(workload.formula, list(workload.aliases), axis=1)
+        routine = Genred(workload.formula, list(workload.aliases), separation=separation, **workload.words)
+        self.shape: tuple[int, ...] = ()
         if workload.wrt:
             for place in workload.wrt:
                 tensors[place].requires_grad_()
             result = routine(*tensors)
+            self.shape = tuple(result.shape)
             cotangent = torch.from_numpy(workload.cotangent(tuple(result.shape)))
             wanted = [tensors[place] for place in workload.wrt]
             self.compute = lambda: torch.autograd.grad(result, wanted, cotangent, retain_graph=True)[0]
@@ -88,36 +90,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def exact(workload: Workload) -> tuple[Array, slice]:
-    """Some rows of the first result in float64, by dense NumPy, and which rows they are."""
-    x, y, a, p = (array.astype(np.float64) for array in workload.arrays())
-    rows = slice(0, SAMPLED)
-    if not workload.wrt:
-        values = np.einsum("j,ijd->id", ((p - a) ** 2)[:, 0], np.exp(x[rows, None] + y[None]))
-    else:
-        e = workload.cotangent((len(x), 3)).astype(np.float64)
-        if workload.wrt[0] == 0:
-            values = e[rows] * np.einsum("j,ijd->id", ((p - a) ** 2)[:, 0], np.exp(x[rows, None] + y[None]))
-        else:
-            values = ((p - a) ** 2)[rows] * np.einsum("id,jid->jd", e, np.exp(y[rows, None] + x[None]))
-    return values, rows
+def error(values: Array, workload: Workload, shape: tuple[int, ...]) -> float:
+    """Largest difference to float64 NumPy on the compared rows, relative to the largest value there."""
+    truth = workload.exact(shape)
+    return float(np.abs(values[: len(truth)].reshape(truth.shape) - truth).max() / np.abs(truth).max())
 
 
-def error(values: Array, workload: Workload) -> float:
-    """Largest difference on the sampled rows, relative to the largest value there."""
-    truth, rows = exact(workload)
-    return float(np.abs(values[rows] - truth).max() / np.abs(truth).max())
-
-
-def measure(workload: Workload, keops: Keops | None, repeats: int) -> dict[str, Any]:
+def measure(workload: Workload, keops: Keops | None, repeats: int, separation: str = "off") -> dict[str, Any]:
     """Medians of alternating calls."""
-    ours = Ours(workload)
+    ours = Ours(workload, separation)
     row: dict[str, Any] = {"workload": workload.name, "ours_first_call_s": ours.compile_s}
-    row["ours_error"] = error(ours.values, workload)
+    row["ours_error"] = error(ours.values, workload, ours.shape)
     if keops:
         first = keops.ask(workload)
         row |= {"keops_first_call_s": first["compile_s"]}
-        row["keops_error"] = error(np.load(first["result"]), workload)
+        row["keops_error"] = error(np.load(first["result"]), workload, ours.shape)
         os.unlink(first["result"])
     times: dict[str, list[float]] = {name: [] for name in ("ours_wall", "ours_cpu", "keops_wall", "keops_cpu")}
     for _ in range(repeats):
@@ -137,6 +124,16 @@ def measure(workload: Workload, keops: Keops | None, repeats: int) -> dict[str, 
     return row
 
 
+def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Geometric mean and least of the ratios."""
+    found: dict[str, float] = {}
+    for kind in ("cpu", "wall"):
+        ratios = [row[f"faster_{kind}"] for row in rows if f"faster_{kind}" in row]
+        if ratios:
+            found |= {f"{kind}_geomean": statistics.geometric_mean(ratios), f"{kind}_least": min(ratios)}
+    return found
+
+
 def show(row: dict[str, Any]) -> None:
     """One line per workload."""
     text = f"{row['workload']:<22} ours {row['ours_wall_ms']:7.2f} ms wall {row['ours_cpu_ms']:7.2f} cpu"
@@ -152,6 +149,7 @@ def main() -> int:
     """Run all workloads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of each (default: 30)")
+    parser.add_argument("--only", default="", help="the workloads with this in their name; not saved")
     parser.add_argument("--peers-python", default=str(HERE.parent / ".venv-peers/bin/python"))
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args()
@@ -161,12 +159,22 @@ def main() -> int:
         keops = Keops(options.peers_python) if Path(options.peers_python).exists() else None
         if keops is None:
             print(f"pykeops is not compared: no {options.peers_python} (make bench-peers)", file=sys.stderr)
-        rows = []
-        for workload in WORKLOADS:
-            rows.append(measure(workload, keops, options.repeats))
-            show(rows[-1])
-    if not options.no_save:
-        print(f"saved as {save('cpu', {'threads': _cores(), 'workloads': rows})}")
+        found: dict[str, Any] = {"threads": _cores()}
+        for title, workloads, separation in (
+            ("workloads", WORKLOADS, "off"),
+            ("backward", OTHERS, "off"),
+            ("separated", SEPARATED, "auto"),
+        ):
+            found[title] = []
+            for workload in workloads:
+                if options.only in workload.name:
+                    peer = keops if separation == "off" else None
+                    found[title].append(measure(workload, peer, options.repeats, separation))
+                    show(found[title][-1])
+        found["against_pykeops"] = summary(found["workloads"])
+        print(json.dumps(found["against_pykeops"]))
+    if not options.no_save and not options.only:
+        print(f"saved as {save('cpu', found)}")
     return 0
 
 

@@ -5,11 +5,10 @@
 One file per row, FOLDER/KEY.npz: `result0`, ... and `gradient0`, ..., or the text `error` or `gradient_error`.
 
 A kernel takes the peer some eight seconds to compile, so sums and selections are computed in groups, whose
-formulas become the parts of one vector.
-The gradients of the group's sums by all variables of one axis are then one vector
-too, of the peer's own `Grad(formula, variable, cotangent)`: the formulas that its torch binding makes. Other
-reductions are differentiated through that binding. What raises is computed again in halves. A group that ended the
-process is found in FOLDER/running at the next start, and computed row by row.
+formulas become the parts of one vector. The gradients of the group's sums by all variables of one axis are then
+one vector too, of the peer's own `Grad(formula, variable, cotangent)`: the formulas that its torch binding makes.
+Other reductions are differentiated through that binding. What raises is computed again in halves. A group that
+ended the process is found in FOLDER/running at the next start, and computed row by row.
 """
 
 from __future__ import annotations
@@ -96,18 +95,21 @@ def genred(row: Row, formula: str, aliases: list[str], arrays: list[torch.Tensor
     return Genred(formula, aliases, reduction_op=row.reduction, axis=axis, **words)(*arrays, backend="CPU")
 
 
-def forward(group: Group, answers: list[Answer]) -> None:
-    """Fill in the results."""
+def forward(group: Group, answers: list[Answer]) -> torch.Tensor:
+    """Fill in the results, and give those of all rows together."""
     dims = [group.dim(text) for text in group.texts]
     first = group.rows[0]
-    results = genred(first, joined(group.texts), group.aliases, group.arrays, first.axis)
-    for k, result in enumerate(results if isinstance(results, tuple) else (results,)):
+    arrays = [array.requires_grad_(first.reduction != "Sum") for array in group.arrays]
+    results = genred(first, joined(group.texts), group.aliases, arrays, first.axis)
+    results = results if isinstance(results, tuple) else (results,)
+    for k, result in enumerate(results):
         stop = 0
         for answer, dim in zip(answers, dims, strict=True):
             start, stop = stop, stop + dim
             part = result if len(dims) == 1 else result[..., start:stop]
             squeezed = len(dims) > 1 and first.K is not None and dim == 1
-            answer[f"result{k}"] = (part[..., 0] if squeezed else part).numpy()
+            answer[f"result{k}"] = (part[..., 0] if squeezed else part).detach().numpy()
+    return results[0]
 
 
 def backward(group: Group, answers: list[Answer]) -> None:
@@ -128,11 +130,11 @@ def backward(group: Group, answers: list[Answer]) -> None:
                 try:
                     got = group.dim(formula)
                 except Exception as error:  # whatever the peer raises is its answer
-                    answer["gradient_error"] = np.array(reason(error))
+                    answer["gradient_error"] = np.array(f"in {variable.name}: {reason(error)}")
                     continue
                 if got != variable.dim:
                     answer["gradient_error"] = np.array(
-                        f"a gradient of dim {got} for a variable of dim {variable.dim}"
+                        f"in {variable.name}: of dim {got}, where the variable has dim {variable.dim}"
                     )
                 else:
                     wanted.append((answer, k, formula, variable))
@@ -169,19 +171,24 @@ def compute(rows: list[Row]) -> list[Answer]:
         return [alone(row) for row in rows]
     group = Group(rows)
     answers: list[Answer] = [{} for _ in rows]
-    forward(group, answers)
+    values = forward(group, answers)
     if rows[0].reduction == "Sum":
         backward(group, answers)
     elif not rows[0].reduction.startswith("Arg"):
-        for answer in answers:
-            answer["gradient_error"] = np.array(f"{rows[0].reduction} has none in pykeops (NotImplementedError)")
+        try:
+            torch.autograd.grad(values.sum(), group.arrays, allow_unused=True)
+        except NotImplementedError as error:
+            for answer in answers:
+                answer["gradient_error"] = np.array(reason(error))
+        else:  # the peer has learnt it
+            return [alone(row) for row in rows]
     return answers
 
 
 def reason(error: BaseException) -> str:
-    """One line, without the place in the peer's files."""
+    """The first sentence, without the place in the peer's files."""
     text = " ".join(str(error).split()).partition(" (error at line")[0]
-    return f"{type(error).__name__}: {text}"[:200]
+    return f"{type(error).__name__}: {re.split(r'[.](?=[A-Z ])', text)[0]}"[:200]
 
 
 def settle(rows: list[Row], folder: Path) -> None:

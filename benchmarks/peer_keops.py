@@ -24,7 +24,7 @@ from workloads import Workload, by_name
 def prepare(workload: Workload) -> Callable[[], torch.Tensor]:
     """A function without arguments that computes the workload."""
     tensors = [torch.from_numpy(array) for array in workload.arrays()]
-    routine = Genred(workload.formula, list(workload.aliases), reduction_op="Sum", axis=1)
+    routine = Genred(workload.formula, list(workload.aliases), **workload.words)
     if not workload.wrt:
         return lambda: routine(*tensors, backend="CPU")
     for place in workload.wrt:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import reasons
 from .row import Array, Section
 
 unary = Section("unary operators")
@@ -49,7 +50,11 @@ UNARY = {
 }
 
 DIFFERS = {
-    "Sign": "the peer's Sign(NaN) is 0",
+    "SinXDivX": reasons.SINC_AT_ZERO,
+    "Abs": reasons.SIGN_OF_NAN,
+    "Sign": reasons.SIGN_OF_NAN,
+    "Step": reasons.STEP_OF_NAN,
+    "ReLU": reasons.STEP_OF_NAN,
 }
 
 for name, (draw, function) in UNARY.items():
@@ -72,7 +77,7 @@ for n in (-1, 0, 2, 3):
 for d in (0, 1, 3):
     integers(f"Round(x + y, {d})", "x = Vi(3), y = Vj(3)", lambda x, y, d=d: np.round(x + y, d))
 integers("Round(100 * (x + y), -1)", "x = Vi(3), y = Vj(3)", lambda x, y: np.round(100 * (x + y), -1))
-integers("Round(x, 0)", "x = Vi(1) edges", np.round)
+integers("Round(x, 0)", "x = Vi(1) edges", np.round, differs=reasons.HALVES)
 for low, high in ((-1, 1), (0, 1)):
     integers(
         f"ClampInt(x + y, {low}, {high})",
@@ -116,13 +121,17 @@ for name, (draw, function) in BINARY.items():
             f"x = Vi({D}) {draw}, y = Vj({E}) {draw}",
             lambda x, y, f=function: f(x, y),
             axis=1 if D >= E else 0,
+            differs=reasons.SINGLE_POWER if name == "Powf" else "",
         )
     binary(
-        f"{name}(x, y)", "x = Vi(1) first_of_pairs, y = Vi(1) second_of_pairs", lambda x, y, f=function: f(x, y)
+        f"{name}(x, y)",
+        "x = Vi(1) first_of_pairs, y = Vi(1) second_of_pairs",
+        lambda x, y, f=function: f(x, y),
+        differs=reasons.POWER_AT_ZERO if name == "Powf" else "",
     )
 
 TERNARY = {
-    "Clamp": (clamp, ("real", "unit", "positive")),
+    "Clamp": (clamp, ("real", "unit", "fraction")),  # the bounds in order: else the peer differentiates otherwise
     "IfElse": (lambda a, b, c: np.where(a >= 0, b, c), ("real", "real", "real")),
     "Mod": (mod, ("real", "positive", "unit")),
 }
@@ -138,6 +147,7 @@ for name, (function, draws) in TERNARY.items():
         f"{name}(x, a, b)",
         "x = Vi(1) first_of_triples, a = Vi(1) second_of_triples, b = Vi(1) third_of_triples",
         function,
+        differs=reasons.CLAMP_DERIVATIVE if name == "Clamp" else "",
     )
 
 SECTIONS = (unary, unary_edges, integers, binary, ternary)

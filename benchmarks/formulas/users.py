@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import reasons
 from .elementwise import clamp, mod
-from .row import Section
-from .vectors import concatenated, gaussian, total
+from .row import Array, Section
+from .vectors import concatenated, gaussian, mat_vec, outer, total
 
 grammar = Section("grammar")
 compositions = Section("formulas of users")
@@ -23,8 +24,9 @@ grammar("-x * y**3", XY, lambda x, y: -x * y**3)
 grammar("x * y**-1", XY, lambda x, y: x / y)
 grammar("x**1 + y**0", XY, lambda x, y: x + 1 + 0 * y)
 grammar("x - y - x * y", XY, lambda x, y: x - y - x * y)
-grammar("x / y / x", XY, lambda x, y: x / y / x)
-grammar("x / (y * x)", XY, lambda x, y: x / (y * x))
+# Away from 0, as the gradient in x is 0: what is left of large terms would be rounding alone.
+grammar("x / y / x", "x = Vi(3) fraction, y = Vj(3) fraction", lambda x, y: x / y / x)
+grammar("x / (y * x)", "x = Vi(3) fraction, y = Vj(3) fraction", lambda x, y: x / (y * x))
 grammar("x | y + s", XYS, lambda x, y, s: total(x * (y + s)))
 grammar("x + y | x", XY, lambda x, y: total((x + y) * x))
 grammar("x | y * s", XYS, lambda x, y, s: total(x * y * s))
@@ -52,7 +54,12 @@ grammar("x - x + y", XY, lambda x, y: y + 0 * x)
 grammar("0 * x + y", XY, lambda x, y: y + 0 * x)
 grammar("x * y + x * s", XYS, lambda x, y, s: x * (y + s))
 grammar("Exp(x) * Exp(y)", XY, lambda x, y: np.exp(x + y))
-grammar("Exp(x) * Exp(-y)", "x = Vi(1) overflowing, y = Vj(1) overflowing", lambda x, y: np.exp(x) * np.exp(-y))
+grammar(
+    "Exp(x) * Exp(-y)",
+    "x = Vi(1) overflowing, y = Vj(1) overflowing",
+    lambda x, y: np.exp(x) * np.exp(-y),
+    differs=reasons.ONE_EXPONENTIAL,
+)
 grammar("Sum(x * y) + s", XYS, lambda x, y, s: total(x * y) + s)
 grammar("x * (y / 0)", "x = Vi(3) ties, y = Vj(3) ties", lambda x, y: x * (y / 0.0))
 grammar("x * s + y", XYS, lambda x, y, s: x * s + y, aliases=("x=Vi(0,3)", "y=Vj( 1, 3 )", "s=Pm(2,1)"))
@@ -167,6 +174,85 @@ compositions(
     "x = Vi(3), y = Vj(3), b = Vi(2), c = Vj(2)",
     lambda x, y, b, c: gaussian(x, y) * (total((x - y) ** 2) - 3) * total(b * c),
 )
+compositions(
+    "Exp(-Sum(Square(x / l - y / l)) / 2) * b",
+    "x = Vi(3), y = Vj(3), b = Vj(1), l = Pm(3) positive",
+    lambda x, y, b, l: np.exp(-total((x / l - y / l) ** 2) / 2) * b,
+)
+compositions(
+    "Exp((Minus(Sum(((Var(0,3,0) - Var(1,3,1)))**2)) / IntCst(2))) * Var(2,1,1)",
+    "x = Vi(3), y = Vj(3), b = Vj(1)",
+    lambda x, y, b: np.exp(-total((x - y) ** 2) / 2) * b,
+    aliases=("Vi(0,3)", "Vj(1,3)", "Vj(2,1)"),
+)
+
+
+def matern(r: Array) -> Array:
+    """Of smoothness 5/2."""
+    return (1 + r + r * r / 3) * np.exp(-r)
+
+
+compositions(
+    "(1 + Norm2(x - y) * g + SqDist(x, y) * g**2 / 3) * Exp(-Norm2(x - y) * g) * b",
+    "x = Vi(2), y = Vj(2), b = Vj(3), g = Pm(1) positive",
+    lambda x, y, b, g: matern(np.sqrt(total((x - y) ** 2)) * g) * b,
+    differs=reasons.SINGLE_CONSTANT,
+)
+compositions(
+    "s * Exp(-2 * Sum(Square(Sin(w * (x - y)) / l))) * b",
+    "x = Vi(3), y = Vj(3), b = Vj(1), s = Pm(1) positive, w = Pm(3) fraction, l = Pm(3) fraction",
+    lambda x, y, b, s, w, l: s * np.exp(-2 * total((np.sin(w * (x - y)) / l) ** 2)) * b,
+)
+compositions(
+    "Exp(-SqDist(x, y)) * Exp(-SqDist(u, v) * g) * b",
+    "x = Vi(3), y = Vj(3), u = Vi(2), v = Vj(2), b = Vj(1), g = Pm(1) positive",
+    lambda x, y, u, v, b, g: gaussian(x, y) * np.exp(-total((u - v) ** 2) * g) * b,
+)
+compositions(
+    "( B - (P * (SqDist(X,Y) / IntCst(2)) ) )",
+    "X = Vi(3), Y = Vj(3), B = Vj(1), P = Pm(1) positive",
+    lambda X, Y, B, P: B - P * total((X - Y) ** 2) / 2,
+    reduction="LogSumExp",
+)
+compositions(
+    "( B - (P * Norm2(X-Y) ) )",
+    "X = Vi(3), Y = Vj(3), B = Vj(1), P = Pm(1) positive",
+    lambda X, Y, B, P: B - P * np.sqrt(total((X - Y) ** 2)),
+    reduction="LogSumExp",
+)
+compositions(
+    "B - SqDist(X,Y) * P",
+    "X = Vi(3), Y = Vj(3), B = Vj(1), P = Pm(1) positive",
+    lambda X, Y, B, P: B - total((X - Y) ** 2) * P,
+    reduction="Max_ArgMax",
+)
+compositions(
+    "x * Step(h - Square(i - j))",
+    "i = Vi(1) places, j = Vj(1) places, x = Vj(2), h = Pm(1) positive",
+    lambda i, j, x, h: x * ((i - j) ** 2 <= h),
+)
+compositions("-SqDist(x, y)", XY, lambda x, y: -total((x - y) ** 2), reduction="ArgKMin", K=2)
+compositions(
+    "Exp(-SqDist(x, y)) * MatVecMult(A, b)",
+    "x = Vi(3), y = Vj(3), A = Vi(9), b = Vj(3)",
+    lambda x, y, A, b: gaussian(x, y) * mat_vec(A, b),
+)
+compositions(
+    "TensorProd(x - y, f) * Exp(-SqDist(x, y) / s)",
+    "x = Vi(3), y = Vj(3), f = Vj(2), s = Pm(1) positive",
+    lambda x, y, f, s: outer(x - y, f) * np.exp(-total((x - y) ** 2) / s),
+)
+compositions(
+    "Square((Nx|Ny)) * Exp(-SqDist(x, y) * a) * p",
+    "x = Vi(3), y = Vj(3), Nx = Vi(3), Ny = Vj(3), a = Pm(1) positive, p = Vj(2)",
+    lambda x, y, Nx, Ny, a, p: total(Nx * Ny) ** 2 * np.exp(-total((x - y) ** 2) * a) * p,
+)
+compositions(
+    "1000000000000 * Step(IntCst(1) - SqDist(x, y)) - SqDist(x, y)",
+    XY,
+    lambda x, y: 1e12 * (total((x - y) ** 2) <= 1) - total((x - y) ** 2),
+    reduction="Min",
+)
 
 # ---- reductions ----------------------------------------------------------------------------------------------
 
@@ -192,12 +278,19 @@ for name in ("KMin", "ArgKMin", "KMin_ArgKMin"):
 reductions("x * y", "x = Vi(1) large, y = Vj(1)", lambda x, y: x * y, reduction="LogSumExp")
 for name in ("Max", "Min", "ArgMax", "ArgMin", "Max_ArgMax", "Min_ArgMin"):
     reductions("x + y", "x = Vi(3) ties, y = Vj(3) ties", lambda x, y: x + y, reduction=name)
-    reductions("x + y", "x = Vi(3), y = Vj(3) some_nan", lambda x, y: x + y, reduction=name)
+    reductions(
+        "x + y",
+        "x = Vi(3), y = Vj(3) some_nan",
+        lambda x, y: x + y,
+        reduction=name,
+        differs=reasons.SKIPPED_NAN,
+    )
 reductions("x + y", "x = Vi(2) ties, y = Vj(2) ties", lambda x, y: x + y, reduction="KMin_ArgKMin", K=4)
 reductions("SqDist(x, y)", XY, lambda x, y: total((x - y) ** 2), reduction="MinArgMin")
 reductions("SqDist(x, y)", XY, lambda x, y: total((x - y) ** 2), reduction="MaxArgMax")
 reductions("SqDist(x, y)", XY, lambda x, y: total((x - y) ** 2), reduction="KMinArgKMin", K=3)
-reductions("x | y", XY, lambda x, y: total(x * y), reduction="Max_SumShiftExp")
+reductions("x | y", XY, lambda x, y: total(x * y), reduction="Max_SumShiftExp", differs=reasons.PSEUDO_GRADIENT)
+DIFFERS = {"LogSumExpWeight": reasons.UNFINISHED, "Max_SumShiftExpWeight": reasons.PSEUDO_GRADIENT}
 for name in ("SoftMax", "LogSumExpWeight", "Max_SumShiftExpWeight"):
     reductions(
         "x | y",
@@ -206,6 +299,7 @@ for name in ("SoftMax", "LogSumExpWeight", "Max_SumShiftExpWeight"):
         reduction=name,
         weights="b",
         weights_truth=lambda x, y, b: b,
+        differs=DIFFERS.get(name, ""),
     )
 
 SECTIONS = (grammar, compositions, reductions)

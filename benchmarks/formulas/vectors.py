@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from . import reasons
 from .row import Array, Section
 
 vectors = Section("vectors")
@@ -45,11 +47,21 @@ for name, function in {"Max": np.max, "Min": np.min}.items():
     vectors(f"{name}(x - y)", X4Y4, lambda x, y, f=function: f(x - y, -1, keepdims=True))
     vectors(f"{name}(x * y)", "x = Vi(1), y = Vj(1)", lambda x, y: x * y, axis=0)
     vectors(f"{name}(x)", "x = Vi(4) ties", lambda x, f=function: f(x, -1, keepdims=True))
-    vectors(f"{name}(x)", "x = Vi(3) some_nan", lambda x, f=function: f(x, -1, keepdims=True))
+    vectors(
+        f"{name}(x)",
+        "x = Vi(3) some_nan",
+        lambda x, f=function: f(x, -1, keepdims=True),
+        differs=reasons.SKIPPED_NAN,
+    )
 for name, function in {"ArgMax": np.argmax, "ArgMin": np.argmin}.items():
     vectors(f"{name}(x - y)", X4Y4, lambda x, y, f=function: f(x - y, -1, keepdims=True) * 1.0)
     vectors(f"{name}(x)", "x = Vi(4) ties", lambda x, f=function: f(x, -1, keepdims=True) * 1.0)
-    vectors(f"{name}(x)", "x = Vi(3) some_nan", lambda x, f=function: f(x, -1, keepdims=True) * 1.0)
+    vectors(
+        f"{name}(x)",
+        "x = Vi(3) some_nan",
+        lambda x, f=function: f(x, -1, keepdims=True) * 1.0,
+        differs=reasons.SKIPPED_NAN,
+    )
 vectors("SqNorm2(x - y)", X4Y4, lambda x, y: total((x - y) ** 2))
 vectors("Norm2(x - y)", X4Y4, lambda x, y: np.sqrt(total((x - y) ** 2)))
 vectors("Norm2(x)", "x = Vi(3) zero_rows", lambda x: np.sqrt(total(x * x)))
@@ -170,6 +182,13 @@ matrices(
     "x = Vi(6), y = Vj(6)",
     contraction((2, 3), (3, 2), ((1,), (0,)), (1, 0)),
 )
+# The kept axis k becomes axis permute[k] of the result: np.transpose takes the inverse.
+for permute in ((1, 2, 0), (2, 0, 1)):
+    matrices(
+        f"TensorDot(x, y, [2, 3, 2], [2, 2], [0], [1], {list(permute)})",
+        "x = Vi(12), y = Vj(4)",
+        contraction((2, 3, 2), (2, 2), ((0,), (1,)), tuple(np.argsort(permute))),
+    )
 
 
 def kronecker(shape_a: Any, shape_b: Any) -> Callable[..., Array]:
@@ -198,11 +217,12 @@ def b_spline(knots: Array, x: Array, order: int) -> Array:
     return result
 
 
-for order in (0, 1, 2):
+for order, dtype in itertools.product((0, 1, 2), ("float64", "float32")):  # the peer has it in float32 only
     matrices(
         f"BSpline(t, x, {order}) * b",
         "t = Pm(6) knots, x = Vi(1) positive, b = Vj(1)",
         lambda t, x, b, k=order: b_spline(t, x, k) * b,
+        dtype=dtype,
     )
 
 
@@ -220,7 +240,12 @@ def soft_dtw(x: Array, y: Array, gamma: Array) -> Array:
     return before[-1][..., None]
 
 
-matrices("SoftDTW_SqDist(x, y, g)", "x = Vi(4), y = Vj(3), g = Pm(1) positive", soft_dtw)
+matrices(
+    "SoftDTW_SqDist(x, y, g)",
+    "x = Vi(4), y = Vj(3), g = Pm(1) positive",
+    soft_dtw,
+    differs=reasons.SHADOWED_ROWS,
+)
 
 # ---- constants -----------------------------------------------------------------------------------------------
 
@@ -228,11 +253,11 @@ XY = "x = Vi(3), y = Vj(3)"
 constants("IntCst(2) * x + y", XY, lambda x, y: 2 * x + y)
 constants("IntCst(-3) * x - y", XY, lambda x, y: -3 * x - y)
 constants("IntInv(4) * x * y", XY, lambda x, y: x * y / 4)
-constants("IntInv(3) * x * y", XY, lambda x, y: x * y / 3)
+constants("IntInv(3) * x * y", XY, lambda x, y: x * y / 3, differs=reasons.SINGLE_CONSTANT)
 constants("RatCst(3, 8) * x * y", XY, lambda x, y: 3 / 8 * x * y)
-constants("RatCst(2, 3) * x * y", XY, lambda x, y: 2 / 3 * x * y)
-constants("IntCst(16777217) * x * y", XY, lambda x, y: 16777217 * x * y)
-constants("x / 3 + y", XY, lambda x, y: x / 3 + y)
+constants("RatCst(2, 3) * x * y", XY, lambda x, y: 2 / 3 * x * y, differs=reasons.SINGLE_CONSTANT)
+constants("IntCst(16777217) * x * y", XY, lambda x, y: 16777217 * x * y, differs=reasons.SINGLE_CONSTANT)
+constants("x / 3 + y", XY, lambda x, y: x / 3 + y, differs=reasons.SINGLE_CONSTANT)
 constants("x / 4 + y", XY, lambda x, y: x / 4 + y)
 constants("Zero(3) + x * y", XY, lambda x, y: x * y)
 constants("Concat(x * y, Zero(2))", XY, lambda x, y: concatenated(x * y, np.zeros((1, 1, 2))))
@@ -307,6 +332,18 @@ for formula, truth in {
     "Laplacian(Exp(-SqDist(x, y)), x)": lambda x, y, b, e: (4 * total((x - y) ** 2) - 6) * gaussian(x, y),
     "Diff(Sin(x) * y, x, e)": lambda x, y, b, e: e * y * np.cos(x),
     "Diff(SqDist(x, y), x, e)": lambda x, y, b, e: 2 * total((x - y) * e),
+    "Diff(Exp(-SqDist(x, y)), x, e)": lambda x, y, b, e: -2 * total((x - y) * e) * gaussian(x, y),
+    "GradMatrix(x * SqDist(x, y), y)": lambda x, y, b, e: outer(x, -2 * (x - y)),
+    "AdjointOperator(Sin(y) * x, x, e)": lambda x, y, b, e: np.sin(y) * e,
+    "AdjointOperator(x | y, x, b)": lambda x, y, b, e: b * y,
+    "TraceOperator(Sin(y) * x, x)": lambda x, y, b, e: total(np.sin(y)),
+    "SumLinOperator(Sin(y) * x, x)": lambda x, y, b, e: total(np.sin(y)),
+    "Factorize(Exp(-SqDist(x, y)) * SqDist(x, y), SqDist(x, y)) * b": lambda x, y, b, e: (
+        gaussian(x, y) * total((x - y) ** 2) * b
+    ),
+    "AutoFactorize(Exp(-SqDist(x, y)) * SqDist(x, y) * b)": lambda x, y, b, e: (
+        gaussian(x, y) * total((x - y) ** 2) * b
+    ),
 }.items():
     derivatives(formula, XYB, truth)
 

@@ -44,6 +44,18 @@ class Domain:
         near = np.abs(drawn) < self.away_from_zero
         return np.where(near, np.where(drawn < 0, -1.0, 1.0) * self.away_from_zero + drawn, drawn)
 
+    def tied(self, drawn: Array) -> Array:
+        """The draws rounded to halves where the domain has them, so that equal ones and zeros are frequent.
+
+        Those that are apart are folded at 0 first, or the largest would remain alone.
+        """
+        if self.grid:
+            return drawn
+        halves = np.round(2 * (np.abs(drawn) if self.apart else drawn)) / 2
+        allowed = (self.low <= halves) & (halves <= self.high) & (np.abs(halves) >= self.away_from_zero)
+        tied = np.where(allowed, halves, drawn)
+        return np.sort(tied, axis=-1) if self.ascending else tied
+
 
 REAL = Domain(-2.0, 2.0)
 POSITIVE = Domain(0.2, 3.0)

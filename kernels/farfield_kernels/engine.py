@@ -78,7 +78,7 @@ def run(
                 f"argument {place} is a {kind}, a NumPy array is needed", field=f"arguments[{place}]"
             )
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
-    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N)
+    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N, distinct=operation.selects)
     chosen = resolve_device(device)
     timing = Timing()
     started = time.perf_counter()

@@ -20,7 +20,7 @@ from .launch import CpuKernel, CudaKernel, Extent, thread_count
 from .lower import Output, Program
 from .operation import Vjp
 from .ranges import Ranges
-from .schedule import Schedule, block_rows
+from .schedule import FEW_ROWS, MANY_COLUMNS, Schedule, block_rows
 from .separate import LEAST_PAIRS, acceptable
 from .stages import Emitted, Plan, Separated, Stage
 
@@ -65,10 +65,16 @@ class Work:
         wanted = found is not None and (self.separation == "on" or found.saves(rows, cols))
         return found if wanted else None
 
+    def over_pairs(self, stage: Stage) -> Emitted:
+        """The kernel that visits every pair."""
+        rows, cols = self.lengths(stage.program)
+        is_few = rows <= FEW_ROWS and cols >= MANY_COLUMNS and self.pairs is None
+        return (stage.for_few_rows if is_few else None) or stage.emitted
+
     def first_choice(self, stage: Stage) -> tuple[Emitted, ...]:
         """The kernels that a stage runs, unless their results are refused."""
         separated = self.separated(stage)
-        return separated.kernels if separated else (stage.emitted,)
+        return separated.kernels if separated else (self.over_pairs(stage),)
 
     def extent(self, program: Program, schedule: Schedule) -> Extent:
         """How far the launch of a kernel over all pairs goes."""
@@ -228,7 +234,7 @@ def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timin
         separated = work.separated(stage)
         if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
             begun = time.perf_counter()
-            (kernel,) = backend.build((stage.emitted,))
+            (kernel,) = backend.build((work.over_pairs(stage),))
             timing.compile_ms += (time.perf_counter() - begun) * 1e3
             kernel(arguments, outputs, work.extent(kernel.program, kernel.schedule))
         for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):

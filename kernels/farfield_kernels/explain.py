@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from .arguments import Sizes
+from .execute import Work
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
 from .operation import Operation, Reduce, Spec, read
+from .roll import roll
 from .schedule import Device
 from .separate import GAIN, LEAST_PAIRS
-from .stages import Emitted, Separated, plan_call, simplified
+from .stages import Emitted, Separated, Stage, plan_call, simplified
 from .terms import Term, expand
 
 
-def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_source: bool = True) -> str:
+def explain(
+    spec: Spec,
+    dtype: str = "float32",
+    device: Device = "cpu",
+    *,
+    sizes: tuple[int, int] | None = None,
+    with_source: bool = True,
+) -> str:
     """The typed graph of each formula, the levels and cost of each kernel, its schedule and its source.
 
     Args:
         spec: the call.
         dtype: `float32` or `float64`.
         device: `cpu` or `cuda`; no device is needed.
+        sizes: M and N, to say which of the kernels a call of these sizes would run.
         with_source: whether the emitted source is included.
     """
     operation = read(spec)
@@ -35,6 +46,8 @@ def explain(spec: Spec, dtype: str = "float32", device: Device = "cpu", *, with_
         lines += ["", f"Kernel {number + 1} of {len(call.stages)}, computes result {_listed(stage.results)}"]
         lines += _kernel(stage.emitted)
         lines += _separation(separated, spec.separation)
+        if sizes:
+            lines.append(_chosen(Work(call, Sizes(dtype, *sizes), None, spec.separation), stage))
         if with_source:
             lines += ["", stage.emitted.source]
         if separated:
@@ -63,7 +76,29 @@ def _kernel(emitted: Emitted) -> list[str]:
         f"  schedule   {schedule.device}, {schedule.dtype}: {schedule.rows} rows in registers, "
         f"blocks of {schedule.block}, tiles of {schedule.tile} columns"
     )
-    return [*_levels(emitted.program), walk]
+    return [*_levels(emitted.program), *_loops(emitted), walk]
+
+
+def _loops(emitted: Emitted) -> list[str]:
+    """What is done by loops over components rather than by straight text."""
+    if emitted.schedule.device != "cpu":
+        return []
+    rolls = roll(emitted.program)
+    found = [f"a sum over {fold.body.count} components" for fold in rolls.folds]
+    found += [f"{family.body.count} results" for family in rolls.components]
+    found += [f"{family.body.count} weights" for family in rolls.weights]
+    return [f"  loops      {', '.join(found)}"] if found else []
+
+
+def _chosen(work: Work, stage: Stage) -> str:
+    rows, cols = work.lengths(stage.program)
+    if work.separated(stage):
+        way = "by passes"
+    elif work.over_pairs(stage) is stage.emitted:
+        way = "by pairs"
+    else:
+        way = "by pairs, several columns in a vector"
+    return f"  chosen     for {rows} rows and {cols} columns: {way}"
 
 
 def _separation(separated: Separated | None, word: str) -> list[str]:
@@ -71,12 +106,12 @@ def _separation(separated: Separated | None, word: str) -> list[str]:
     if word == "off":
         return ["  separation is off"]
     if separated is None:
-        return ["  separation no: this is no short sum of products of a row's and a column's part"]
+        return ["  separation no: only a Sum of few products of a row's and a column's part separates"]
     rank = sum(separation.rank for separation in separated.separations)
     least = max(GAIN * (separation.rank + 1) for separation in separated.separations)
     sizes = "always" if word == "on" else f"where M N > {least} (M + N) and M N >= {LEAST_PAIRS}"
     return [
-        f"  separation rank {rank}: {len(separated.columns)} passes over columns and one over rows, in float64,",
+        f"  separation rank {rank}: passes over columns {len(separated.columns)}, over rows 1, in float64,",
         f"             {sizes}, without batch axes or ranges; results that would",
         "             be less accurate than those of this kernel are computed by this kernel",
     ]

@@ -188,7 +188,14 @@ class _Builder:
         return [scalars[id(root)] for root in roots]
 
     def emit(self, code: str, *args: int) -> int:
-        return self.add(Value(self.join([self.values[arg].level for arg in args]), code, args))
+        level = self.join([self.values[arg].level for arg in args])
+        if code == "-$a" and level == "pair":
+            # The sign of a product is that of a factor, which may not have to be turned for every pair.
+            product = self.values[args[0]]
+            for place, factor in enumerate(product.args if product.code == "$a * $b" else ()):
+                if self.values[factor].level != "pair":
+                    return self.emit("$a * $b", self.emit(code, factor), product.args[1 - place])
+        return self.add(Value(level, code, args))
 
     def leaf(self, node: Expr) -> list[int]:
         if isinstance(node, Const):

@@ -229,6 +229,11 @@ class Reduce:
         return self.reduction.saves
 
     @property
+    def selects(self) -> bool:
+        """Whether it goes by places that a reduction saved: no, it finds them."""
+        return False
+
+    @property
     def saving(self) -> Reduce:
         """This reduction with all results that its gradient needs."""
         return replace(self, reduction=self.reduction.saving) if self.reduction.saving else self
@@ -262,6 +267,14 @@ class Vjp:
     def saved(self) -> tuple[int, ...]:
         """None: a gradient is an explicit formula of its arguments."""
         return ()
+
+    @property
+    def selects(self) -> bool:
+        """Whether it goes by places that a reduction saved, so that no pair may be met twice."""
+        of = self.of
+        if isinstance(of, Vjp):
+            return of.selects
+        return any(of.reduction.results[place].kind == "column" for place in of.saved)
 
     @property
     def saving(self) -> Vjp:

@@ -74,12 +74,13 @@ class Ranges:
         return self.j if row_axis == "j" else self.i
 
 
-def check_ranges(arrays: Sequence[Array], M: int, N: int) -> Ranges:
+def check_ranges(arrays: Sequence[Array], M: int, N: int, *, distinct: bool = False) -> Ranges:
     """Check the six arrays of block-sparse ranges.
 
     Args:
         arrays: see the module.
         M, N: rows of both axes.
+        distinct: whether a row may meet no column twice, as gradients that go to a selected term need it.
 
     Raises:
         ArgumentError, DtypeError, ShapeError: naming the array, the value and what is allowed.
@@ -91,13 +92,49 @@ def check_ranges(arrays: Sequence[Array], M: int, N: int) -> Ranges:
     found = [_integers(array, name) for array, name in zip(arrays, NAMES, strict=True)]
     i = _side(found[0], found[1], found[2], NAMES[:3], M, N)
     j = _side(found[3], found[4], found[5], NAMES[3:], N, M)
-    if i.pairs != j.pairs:
+    weights_i, weights_j = _weights(M, 1), _weights(N, 2)
+    if _fingerprint(i, weights_i, weights_j) != _fingerprint(j, weights_j, weights_i):
+        other = "as many, but other ones" if i.pairs == j.pairs else j.pairs
         raise ArgumentError(
-            f"ranges_i and redranges_j describe {i.pairs} pairs, ranges_j and redranges_i {j.pairs}: "
+            f"ranges_i and redranges_j describe {i.pairs} pairs, ranges_j and redranges_i {other}: "
             "the second three must be the first three transposed",
             field="ranges",
         )
+    if distinct:
+        _check_distinct(i)
     return Ranges(i, j)
+
+
+def _check_distinct(side: Side) -> None:
+    cluster = np.repeat(np.arange(len(side.slices)), side.slices - side.starts)
+    columns = side.columns[: len(cluster)]
+    some = (columns[:, 0] < columns[:, 1]) & (side.clusters[cluster, 0] < side.clusters[cluster, 1])
+    cluster, columns = cluster[some], columns[some]
+    order = np.lexsort((columns[:, 0], cluster))
+    cluster, columns = cluster[order], columns[order]
+    twice = np.flatnonzero((cluster[1:] == cluster[:-1]) & (columns[1:, 0] < columns[:-1, 1]))
+    if len(twice):
+        pair = columns[twice[0] : twice[0] + 2].tolist()
+        raise ArgumentError(
+            f"cluster {cluster[twice[0]]} of ranges_i meets columns twice, in {pair[0]} and {pair[1]}: "
+            "the gradient of a selected term would count twice",
+            field="ranges.redranges_j",
+        )
+
+
+def _fingerprint(side: Side, of_rows: Array, of_columns: Array) -> int:
+    """Sum over the pairs of the product of two weights, modulo 2**64: other pairs have another one."""
+    met = np.append(np.uint64(0), np.cumsum(of_columns[side.columns[:, 1]] - of_columns[side.columns[:, 0]]))
+    rows = of_rows[side.clusters[:, 1]] - of_rows[side.clusters[:, 0]]
+    return int((rows * (met[side.slices] - met[side.starts])).sum(dtype=np.uint64))
+
+
+def _weights(count: int, salt: int) -> Array:
+    """Sums of the first 0, 1, ... of so many numbers that look random, those of splitmix64."""
+    z = (np.arange(count, dtype=np.uint64) + np.uint64(salt << 40)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.append(np.uint64(0), np.cumsum(z ^ (z >> np.uint64(31)), dtype=np.uint64))
 
 
 def _integers(array: Array, name: str) -> Array:

@@ -40,7 +40,7 @@ def reference(
         One array per result slot, of the shape that the engine returns.
     """
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
-    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N)
+    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N, distinct=operation.selects)
     bound = [
         _float64(slot, array, len(own), sizes.N)
         for slot, array, own in zip(operation.arguments, arrays, sizes.batches, strict=True)

@@ -9,11 +9,12 @@ is how few rows keep every core busy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .errors import LimitError
 from .lower import Program
+from .roll import Rolls, places, roll
 
 Device = Literal["cpu", "cuda"]
 
@@ -29,6 +30,7 @@ class Schedule:
         block: rows that share one pass over the column tiles (cpu), or threads of a block (cuda).
         tile: columns per tile; a lane state is merged into doubles after each, which bounds rounding.
         chunk: columns per search for the maximum, in shifted sums.
+        lanes: whether a vector holds several rows or, for few rows, several columns (cpu).
         in_registers: whether row values and lane state are held across the column loop; else they live in memory.
         stored: element type of each argument that is read, in the order of `Program.widths`; converted when read.
         results: element type of the floating-point results.
@@ -41,11 +43,13 @@ class Schedule:
     tile: int
     chunk: int
     in_registers: bool
+    lanes: Literal["rows", "columns"]
     stored: tuple[str, ...]
     results: str
 
 
 SHARED_BYTES = 49_152  # static shared memory of a block, on every device
+L2_BYTES = 262_144  # of a row block, and of a column tile: both stay in the second cache
 REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
 
 
@@ -82,12 +86,44 @@ def plan(
         if tile * width > SHARED_BYTES:
             raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
         chunk = min(tile, max(1, 8 // len(program.components)))
-        return Schedule(device, dtype, rows, 128, tile, chunk, in_registers, kinds, results or dtype)
-    # A shifted sum merges with exp, a selection of K terms begins anew in each tile: both merge less often.
+        return Schedule(device, dtype, rows, 128, tile, chunk, in_registers, "rows", kinds, results or dtype)
+    rolls = roll(program)
+    if rolls:
+        return _rolled(program, rolls, dtype, kinds, results or dtype)
+    # A shifted sum merges with exp, a selection of K terms with a loop for each: both merge less often.
     tile = 1024 if shifted or program.reduction.takes_count else 256
     chunk = max(8, 64 // len(program.components)) if shifted else 1
     block = 256 if held <= 64 else 64
-    return Schedule(device, dtype, rows, block, tile, chunk, in_registers, kinds, results or dtype)
+    return Schedule(device, dtype, rows, block, tile, chunk, in_registers, "rows", kinds, results or dtype)
+
+
+def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...], results: str) -> Schedule:
+    """Of a CPU kernel with loops over components; what they read lies in memory, near enough to a core."""
+    slots = [len(places(program, level)) for level in ("row", "col")]
+    looped = sum(family.body.count for family in (*rolls.components, *rolls.weights))
+    straight = sum(program.entries(field) for field in program.reduction.state) * len(program.components) - looped
+    size = 4 if dtype == "float32" else 8
+    block, tile = 256, 960 if program.reduction.scheme == "shifted sum" or program.reduction.takes_count else 240
+    while block > 32 and block * slots[0] * size > L2_BYTES:
+        block //= 2
+    while tile > 48 and tile * slots[1] * size > L2_BYTES:
+        tile = max(48, tile // 2 // 48 * 48)
+    in_registers = straight <= 2 * REGISTERS["cpu"]
+    return Schedule("cpu", dtype, 2, block, tile, 48, in_registers, "rows", stored, results)
+
+
+FEW_ROWS = 16  # up to which vectors of columns are faster: a vector of rows would be partly empty
+MANY_COLUMNS = 4096  # from which that is worth a kernel of its own
+STRAIGHT = 200  # pair operations up to which the text stays short
+
+
+def for_few_rows(program: Program, schedule: Schedule) -> Schedule | None:
+    """The schedule with vectors of columns, if the reduction can merge columns in any order."""
+    fields, step = program.reduction.state, program.reduction.step
+    in_order = any(field.kind != "number" or field.each == "K" for field in fields) or "$c" in step
+    if schedule.device == "cuda" or in_order or roll(program) or len(program.at("pair")) > STRAIGHT:
+        return None
+    return replace(schedule, rows=1, block=64, tile=1024, chunk=256, lanes="columns", in_registers=True)
 
 
 def block_rows(schedule: Schedule) -> int:

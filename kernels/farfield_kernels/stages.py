@@ -18,7 +18,7 @@ from .lower import Program, lower
 from .operation import Operation, Spec, read
 from .reductions import COMPENSATED_SUM, REDUCTIONS, SUM
 from .rewrite import rewrite
-from .schedule import Device, Schedule, plan
+from .schedule import Device, Schedule, for_few_rows, plan
 from .separate import Separation, separate
 from .terms import Term, expand
 
@@ -83,6 +83,12 @@ class Stage:
         return self.emitted.program
 
     @functools.cached_property
+    def for_few_rows(self) -> Emitted | None:
+        """The kernel that is faster for few rows, if the reduction allows one."""
+        schedule = for_few_rows(self.program, self.emitted.schedule)
+        return Emitted(self.program, schedule, emit(self.program, schedule)) if schedule else None
+
+    @functools.cached_property
     def separated(self) -> Separated | None:
         """The way by passes, if all terms separate."""
         schedule, row_axis = self.emitted.schedule, self.program.row_axis
@@ -96,9 +102,11 @@ class Stage:
             separations.append(found)
             next_argument += len(found.columns)
 
-        def emitted(terms: Sequence[Term], results: str) -> Emitted:
+        def emitted(terms: Sequence[Term], results: str, *, is_one_row: bool) -> Emitted:
             program = lower(terms, row_axis)
             passes = plan(program, schedule.device, "float64", stored=self._stored, results=results)
+            if is_one_row:
+                passes = for_few_rows(program, passes) or passes
             return Emitted(program, passes, emit(program, passes))
 
         powers = REDUCTIONS["Max_SumShiftExpWeight"]
@@ -117,8 +125,8 @@ class Stage:
         try:
             return Separated(
                 tuple(separations),
-                tuple(emitted([term], "float64") for term in columns),
-                emitted([*rows, Term(refused, SUM, "p")], schedule.dtype),
+                tuple(emitted([term], "float64", is_one_row=True) for term in columns),
+                emitted([*rows, Term(refused, SUM, "p")], schedule.dtype, is_one_row=False),
             )
         except LimitError:
             return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from farfield_kernels import __version__
 from farfield_kernels.errors import FarfieldError
+from farfield_kernels.operation import SEPARATIONS
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -67,7 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("formula", metavar="FORMULA")
     explain.add_argument("variables", nargs="*", metavar="VAR", help="declarations such as 'x = Vi(3)'")
     explain.add_argument("--reduction", default="Sum", help="default: Sum")
-    explain.add_argument("--axis", type=int, default=1, help="axis summed away; 1 (default) reduces over j")
+    explain.add_argument(
+        "--axis", type=_axis, default=1, help="axis summed away: 1 (default) is j, 0 is i, both is both"
+    )
+    explain.add_argument("--formula2", help="the weights of a weighted reduction")
+    explain.add_argument("--opt-arg", type=int, metavar="K", help="how many terms KMin and KMax select")
+    explain.add_argument("--separation", default="auto", choices=SEPARATIONS, help="default: auto")
+    explain.add_argument(
+        "--sizes", type=int, nargs=2, metavar=("M", "N"), help="say what a call of M and N rows would run"
+    )
     explain.add_argument(
         "--wrt", type=int, nargs="+", help="explain the gradients with respect to these arguments"
     )
@@ -83,6 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _axis(text: str) -> int | None:
+    """0, 1 or both."""
+    if text not in ("0", "1", "both"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not one of 0, 1, both")
+    return None if text == "both" else int(text)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -136,10 +152,19 @@ def _explain(options: argparse.Namespace) -> int:
     from farfield_kernels.explain import explain
     from farfield_kernels.operation import Spec
 
-    spec = Spec(options.formula, tuple(options.variables), options.reduction, options.axis)
+    spec = Spec(
+        options.formula,
+        tuple(options.variables),
+        options.reduction,
+        options.axis,
+        formula2=options.formula2,
+        opt_arg=options.opt_arg,
+        separation=options.separation,
+    )
     if options.wrt is not None:
         spec = spec.vjp(tuple(options.wrt))
-    text = explain(spec, options.dtype, options.device, with_source=not options.no_source)
+    sizes = None if options.sizes is None else (options.sizes[0], options.sizes[1])
+    text = explain(spec, options.dtype, options.device, sizes=sizes, with_source=not options.no_source)
     try:
         print(text, flush=True)
     except BrokenPipeError:  # piped into head

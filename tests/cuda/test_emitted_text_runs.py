@@ -27,7 +27,10 @@ from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
 from farfield_kernels.schedule import Schedule
 from farfield_kernels.stages import Emitted, plan_call
+from kernels.batch_cases import BATCHES, drawn
 from kernels.operator_checks import ROWS, TOLERANCE, Arguments, assert_close, calls_of, stages
+from kernels.range_cases import CASES, FEW, FEW_BLOCKS, blocks, six_arrays
+from kernels.range_cases import SIZES as CASE_SIZES
 from kernels.reduction_checks import VARIANT_IDS, VARIANTS, arguments_of_vjp, assert_results, draw, spec_of
 
 HEADER = Path(__file__).with_name("one_thread.h")
@@ -216,11 +219,32 @@ def test_gradients_through_saved_results(name: str, axis: int | None, build: Bui
     check(build, spec.vjp((0, 1, 2, 3)), arguments_of_vjp(spec, arrays), 1e-12, name)
 
 
+@pytest.mark.parametrize(("dtype", "axis"), [("float32", 1), ("float64", None)])
+@pytest.mark.parametrize("name", sorted(REDUCTIONS))
+def test_batches_and_ranges(name: str, dtype: str, axis: int | None, build: Build) -> None:
+    """Every reduction over parts of the columns, for arguments with batch axes, and both at once."""
+    spec, tolerance = spec_of(name, axis), 2e-6 if dtype == "float32" else 1e-13
+    for case in (*CASES, "overlapping"):
+        check(build, spec, draw(*CASE_SIZES, dtype), tolerance, f"{name}, {case}", blocks(case))
+    for batch in ("crossed", "p alone", "none"):
+        for ranges in (None, six_arrays(FEW_BLOCKS, FEW[1])):
+            check(build, spec, drawn(BATCHES[batch], *FEW, dtype), tolerance, f"{name}, {batch}", ranges)
+
+
+@pytest.mark.parametrize("name", ["Sum", "LogSumExp", "Max", "KMin", "SumSoftMaxWeight"])
+def test_gradients_of_batches_and_ranges(name: str, build: Build) -> None:
+    """By variables of both axes and by the parameter, with indices that were saved."""
+    spec, arrays = spec_of(name), drawn(BATCHES["each another"], *FEW)
+    for ranges in (None, six_arrays(FEW_BLOCKS, FEW[1])):
+        taken = arguments_of_vjp(spec, arrays, ranges)
+        check(build, spec.vjp((0, 1, 2, 3)), taken, 1e-12, f"gradients of {name}", ranges)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_operators(dtype: str, build: Build) -> None:
     """The C text of every operator and case gives the reference's values, all in one kernel."""
     arguments = Arguments()
-    calls = [call for name in named_operators() for call in calls_of(name, arguments, dtype)]
+    calls = [call for name in named_operators() for call in calls_of(name, arguments, dtype, ties=True)]
     (kernel,) = build(1).build((Emitted(*stages([call.formula for call in calls], dtype, "cuda")),))
     outputs = [np.empty((ROWS, output.count), dtype) for output in kernel.program.outputs]
     kernel(

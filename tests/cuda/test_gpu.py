@@ -14,7 +14,9 @@ from farfield_kernels.operation import Spec, read
 from farfield_kernels.operators import named_operators
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
+from kernels.batch_cases import BATCHES
 from kernels.operator_checks import check_value
+from kernels.range_cases import FEW, FEW_BLOCKS, six_arrays
 from kernels.reduction_checks import assert_results, check_gradient, check_reduction
 
 pytestmark = pytest.mark.gpu
@@ -47,10 +49,23 @@ def test_reductions(name: str, dtype: str, axis: int) -> None:
     check_reduction(name, dtype, axis, device="cuda")
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(REDUCTIONS) if REDUCTIONS[name].gradient])
+DIFFERENTIABLE = [name for name in sorted(REDUCTIONS) if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients(name: str) -> None:
     """Every gradient agrees with differences of the reference."""
     check_gradient(name, 1, "cuda")
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_of_batches_and_ranges(name: str) -> None:
+    """So do those of batches over parts of the columns."""
+    rng = np.random.default_rng(3)
+    shapes = ((FEW[0], 2), (FEW[1], 2), (FEW[1], 1), (2,))
+    batches = BATCHES["each another"]
+    arrays = [rng.standard_normal((*batch, *shape)) for batch, shape in zip(batches, shapes, strict=True)]
+    check_gradient(name, 1, "cuda", arrays, six_arrays(FEW_BLOCKS, FEW[1]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

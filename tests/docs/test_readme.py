@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,14 @@ import pytest
 from farfield_service.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
-READMES = ("README.md", "service/README.md", "kernels/README.md", "client/README.md", "CONTRIBUTING.md")
+READMES = (
+    "README.md",
+    "service/README.md",
+    "kernels/README.md",
+    "client/README.md",
+    "CONTRIBUTING.md",
+    "docs/operators.md",
+)
 
 
 def blocks(path: str, language: str) -> list[str]:
@@ -75,3 +83,13 @@ def test_links_lead_somewhere() -> None:
     for path in READMES:
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / path).read_text()):
             assert (ROOT / path).parent.joinpath(target).exists(), f"{path}: {target}"
+
+
+def test_counts_of_agreement_are_those_of_the_run() -> None:
+    """The verdicts in the benchmarks' README are those of the kept run, which says why unless rows agree."""
+    kept = json.loads((ROOT / "benchmarks/results/agreement.json").read_text())
+    table = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE)
+    assert {verdict: int(count) for count, verdict in table} == kept["counts"]
+    assert sum(kept["counts"].values()) == len(kept["rows"]) >= 300
+    for row in kept["rows"]:
+        assert row["verdict"] == "agrees" or row["note"], row["formula"]

@@ -60,6 +60,20 @@ def test_explain_shows_how_a_formula_is_computed() -> None:
     assert len(short.stdout) < len(done.stdout) / 2
 
 
+def test_explain_takes_every_word_of_a_call() -> None:
+    """Weights, a count, both axes, and sizes for which it says what would run."""
+    points = ("x = Vi(9)", "y = Vj(9)")
+    weighted = run("explain", "x|y", *points, "--reduction", "SumSoftMaxWeight", "--formula2", "y", "--no-source")
+    assert "a sum over 9 components, 9 weights" in weighted.stdout
+    selected = run("explain", "x|y", *points, "--reduction", "KMin", "--opt-arg", "3", "--axis", "both")
+    assert "KMin, one vector" in selected.stdout
+    sized = run("explain", *SEED, "--sizes", "20000", "20000", "--no-source")
+    assert "20000 rows and 20000 columns: by passes" in sized.stdout
+    off = run("explain", *SEED, "--sizes", "20000", "20000", "--separation", "off", "--no-source")
+    assert "20000 rows and 20000 columns: by pairs" in off.stdout
+    assert run("explain", *SEED, "--axis", "2").returncode == 2
+
+
 def test_explain_shows_cuda_without_a_gpu() -> None:
     """The source for a GPU can be read on any machine."""
     done = run("explain", *SEED, "--device", "cuda", "--dtype", "float64")

@@ -108,17 +108,20 @@ class Call:
         return np.broadcast_to(value, (ROWS, value.shape[-1]))
 
 
-def calls_of(name: str, arguments: Arguments, dtype: str) -> list[Call]:
-    """Every declared case of an operator on operands from its domain."""
+def calls_of(name: str, arguments: Arguments, dtype: str, *, ties: bool = False) -> list[Call]:
+    """Every declared case of an operator on operands from its domain; with `ties` every second row is rounded."""
     operator = OPERATORS[name]
     if isinstance(operator, Differential):
         return [_derivative(operator, case, arguments, dtype) for case in operator.cases]
     calls = []
     for case in operator.cases:
-        drawn = [
-            operator.domain_of(place).sample(arguments.rng, (ROWS, dim)).astype(dtype)
-            for place, dim in enumerate(case.dims)
-        ]
+        drawn = []
+        for place, dim in enumerate(case.dims):
+            domain = operator.domain_of(place)
+            array = domain.sample(arguments.rng, (ROWS, dim)).astype(dtype)
+            if ties:
+                array[::2] = domain.tied(array[::2])
+            drawn.append(array)
         operands = [arguments.add(array) for array in drawn]
         calls.append(
             Call(
@@ -177,7 +180,7 @@ def _derivative(operator: Differential, case: Case, arguments: Arguments, dtype:
 def check_value(name: str, dtype: str, device: Device = "cpu") -> None:
     """The emitted code of every case agrees with the reference, computed once per row and once per pair."""
     arguments = Arguments()
-    calls = calls_of(name, arguments, dtype)
+    calls = calls_of(name, arguments, dtype, ties=True)
     one = arguments.add(np.ones((1, 1)), "j")
     at_pairs = [call.at_pair(one) for call in calls]
     values = evaluate([call.formula for call in calls] + at_pairs, arguments.arrays, dtype, device=device)

@@ -22,15 +22,15 @@ from farfield_kernels.schedule import Device
 
 from .operator_checks import slope
 
+INF, NAN = np.inf, np.nan
 FORMULA = "(x - y) * b + p"
 VARIABLES = ("x = Vi(2)", "y = Vj(2)", "b = Vj(1)", "p = Pm(2)")
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}  # relative to the largest number the reduction can have met
 SELECTED = 3  # terms that KMin and its kind select
 
 # Where the usual formula would be out of a reduction's domain: scalars to exponentiate, factors of 1 and -1.
-FORMULAS = {"Prod": "IfElse((x - y) * b + p, 1, -1)"} | {
-    name: "((x|y) * b + Elem(p,0)) / 16" for name, found in REDUCTIONS.items() if found.is_weighted
-}
+FORMULAS = {"Prod": "IfElse((x - y) * b + p, 1, -1)"}
+WEIGHTED = "((x|y) * b + Elem(p,0)) / 16"
 WEIGHTS = "Square(x - y) + Exp(b / 2) + 1"
 
 # Reduction and the options that make a variant of it.
@@ -38,8 +38,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in sorted(REDUCTIONS)),
     *((name, {"nan_policy": "ignore"}) for name in sorted(REDUCTIONS) if REDUCTIONS[name].ignoring),
     *((name, {"sum_scheme": "kahan_scheme"}) for name in sorted(REDUCTIONS) if REDUCTIONS[name].compensated),
+    *((name, {"formula2": WEIGHTS}) for name in sorted(REDUCTIONS) if REDUCTIONS[name].weighted),
 ]
-VARIANT_IDS = [" ".join([name, *options.values()]) for name, options in VARIANTS]
+VARIANT_IDS = [" ".join([name, *options.values()]).replace(WEIGHTS, "weighted") for name, options in VARIANTS]
 
 
 def spec_of(
@@ -53,9 +54,10 @@ def spec_of(
     reduction = REDUCTIONS[name]
     if reduction.takes_count:
         options["opt_arg"] = SELECTED
-    if reduction.weights == "needed":
-        options["formula2"] = WEIGHTS if formula is None else formula
-    return Spec(formula or FORMULAS.get(name, FORMULA), variables, name, axis, **options)
+    if reduction.weights == "needed" or "formula2" in options:
+        options["formula2"] = formula or WEIGHTS
+    usual = WEIGHTED if reduction.is_weighted or "formula2" in options else FORMULAS.get(name, FORMULA)
+    return Spec(formula or usual, variables, name, axis, **options)
 
 
 # (M, N): around vector widths, the row block of 256, tiles of 256 and 1024, chunks of 32 and 64.
@@ -67,9 +69,14 @@ SIZES = (
 
 
 def draw(M: int, N: int, dtype: str, seed: int = 0) -> list[Array]:
-    """Arguments of `FORMULA`: multiples of 1/4, so that equal terms are frequent and terms are exact."""
+    """Arguments of `FORMULA`: multiples of 1/4, so that equal terms are frequent and terms are exact.
+
+    Of 1/64 if there are many columns, or the best of them would all be equal.
+    """
     rng = np.random.default_rng(seed)
-    return [rng.integers(-8, 9, shape).astype(dtype) / 4 for shape in ((M, 2), (N, 2), (N, 1), (2,))]
+    parts = 4 if N < 1000 else 64
+    shapes = ((M, 2), (N, 2), (N, 1), (2,))
+    return [rng.integers(-2 * parts, 2 * parts + 1, shape).astype(dtype) / parts for shape in shapes]
 
 
 @contextlib.contextmanager
@@ -119,32 +126,85 @@ def check_reduction(
         assert_results(split, expected, TOLERANCE[dtype], f"{what}, 3 splits")
 
 
+SPECIAL_TERMS = (
+    {0: NAN}, {-1: NAN}, {0: INF}, {-1: INF}, {0: -INF}, {-1: -INF},
+    {5: INF, 600: NAN}, {300: NAN, 310: NAN}, {300: INF, 310: -INF}, {5: -INF, 600: NAN}, {5: INF, 600: INF},
+    dict.fromkeys(range(700), INF), dict.fromkeys(range(700), -INF), dict.fromkeys(range(700), NAN),
+)  # fmt: skip
+
+
+def check_special_terms(name: str, dtype: str, **options: Any) -> None:
+    """One special term among 700, two of them, nothing but special ones: value and index are NumPy's."""
+    spec = spec_of(name, 1, "y", ("x = Vi(1)", "y = Vj(1)"), **options)
+    x = np.zeros((1, 1), dtype)
+    for special in SPECIAL_TERMS:
+        y = draw(1, 700, dtype)[1][:, :1]
+        y[3:5, 0] = 3, -3  # what a special term nearby may hide
+        y[list(special), 0] = list(special.values())
+        expected = reference(read(spec), [x, y])
+        for splits in (1, 2):
+            with forced_splits(splits):
+                got = engine.run(spec, [x, y], device="cpu").arrays
+            assert_results(got, expected, 2e-6, f"{name} with {list(special.items())[:2]}, {splits} splits")
+
+
+def check_compensation(name: str, device: Device = "cpu") -> None:
+    """Terms too small to change a float32 sum of 1 add up all the same, whole and with the columns split."""
+    spec = spec_of(name, 1, "y", ("x = Vi(1)", "y = Vj(1)"), sum_scheme="kahan_scheme")
+    x, y = np.zeros((3, 1), np.float32), np.full((3072, 1), 2.0**-26, np.float32)
+    y[::512], y[256::512] = 1, -1  # one in each tile, nothing in all
+    (expected,) = reference(read(spec), [x, y])
+    for splits in (1, 3):
+        with forced_splits(splits):
+            (got,) = engine.run(spec, [x, y], device=device).arrays
+        worst = float(np.abs(got / expected - 1).max())
+        assert worst <= 2.0**-23, f"{name}, compensated: off by {worst:.1e}, {splits} splits"
+
+
 def arguments_of_vjp(
     spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None, device: Device = "cpu"
 ) -> list[Array]:
     """What the vjp of a call takes: its arguments, the saved results, drawn cotangents."""
     results = engine.run(spec.forward(), arrays, device=device, ranges=ranges).arrays
     rng = np.random.default_rng(7)
-    cotangents = [rng.standard_normal(r.shape).astype(r.dtype) for r in results if r.dtype.kind == "f"]
+    cotangents = [rng.standard_normal(r.shape).astype(r.dtype) for r in results if r.dtype.kind != "i"]
     return [*arrays, *(results[place] for place in read(spec.forward()).saved), *cotangents]
 
 
-def check_gradient(name: str, axis: int | None, device: Device = "cpu", **options: Any) -> None:
-    """<vjp(e), d> = <e, jvp(d)> = <e, difference quotient along d>, through saved results if any."""
+def check_gradient(
+    name: str,
+    axis: int | None,
+    device: Device = "cpu",
+    arrays: Sequence[Array] | None = None,
+    ranges: Sequence[Array] | None = None,
+    **options: Any,
+) -> None:
+    """<vjp(e), d> = <e, jvp(d)> = <e, difference quotient along d>, through saved results if any.
+
+    Args:
+        arrays: arguments of `FORMULA`, with batch axes if wished; drawn if None.
+        ranges: block-sparse ranges.
+    """
     spec = spec_of(name, axis, FORMULA if name == "Prod" else None, **options)
     rng = np.random.default_rng(1)
-    arrays = [rng.standard_normal(shape) for shape in ((5, 2), (6, 2), (6, 1), (2,))]
+    if arrays is None:
+        arrays = [rng.standard_normal(shape) for shape in ((5, 2), (6, 2), (6, 1), (2,))]
+        if name == "Prod":  # one term that is 0, and two in one row, whose derivatives are other rules
+            x, y, _, p = arrays
+            p[:], x[0], y[2:4, 0] = 0, y[1], x[1, 0]
     operation, wrt = read(spec.forward()), (0, 1, 2, 3)
-    taken = arguments_of_vjp(spec, arrays, device=device)
+    taken = arguments_of_vjp(spec, arrays, ranges, device)
     cotangents = taken[len(arrays) + len(operation.saved) :]
-    gradients = engine.run(spec.vjp(wrt), taken, device=device).arrays
+    if name == "Prod":
+        cotangents[1][...] = 0  # the product of the terms that are not 0, which jumps where one becomes 0
+    gradients = engine.run(spec.vjp(wrt), taken, device=device, ranges=ranges).arrays
     directions = [rng.standard_normal(array.shape) for array in arrays]
 
     def along(place: int, direction: Array) -> float:
         def objective(step: float) -> Array:
             moved = [a + step * direction if k == place else a for k, a in enumerate(arrays)]
-            numbers = [r for r in reference(operation, moved) if r.dtype.kind == "f"]
-            return np.array(sum(np.vdot(e, r) for e, r in zip(cotangents, numbers, strict=True)))
+            numbers = [r for r in reference(operation, moved, ranges) if r.dtype.kind == "f"]
+            return np.array(sum(inner(e, r) for e, r in zip(cotangents, numbers, strict=True)))
 
         return float(slope(objective, 1e-4))
 
@@ -154,8 +214,13 @@ def check_gradient(name: str, axis: int | None, device: Device = "cpu", **option
         assert abs(got - expected) <= 1e-8 * max(1, abs(expected)), (
             f"gradient of {name} over axis {axis} in argument {place}: {got}, differences give {expected}"
         )
-    tangents = engine.run(spec.jvp(wrt), [*taken, *directions], device=device).arrays
-    got = float(sum(np.vdot(e, t) for e, t in zip(cotangents, tangents, strict=True)))
+    tangents = engine.run(spec.jvp(wrt), [*taken, *directions], device=device, ranges=ranges).arrays
+    got = float(sum(inner(e, t) for e, t in zip(cotangents, tangents, strict=True)))
     assert abs(got - sum(slopes)) <= 1e-8 * max(1, abs(sum(slopes))), (
         f"derivative of {name} over axis {axis} along a direction: {got}, differences give {sum(slopes)}"
     )
+
+
+def inner(cotangent: Array, result: Array) -> float:
+    """Of what is finite: the reduction of nothing may be NaN or infinite, whatever the arguments."""
+    return float(np.sum(np.where(np.isfinite(result), cotangent * result, 0)))

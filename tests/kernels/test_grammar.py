@@ -201,7 +201,7 @@ WRONG_FORMULAS = (
     ("Elem(x, 0.5)", "Elem: m must be an integer, found 0.5", 0),
     ("Elem(x, a)", "Elem: m must be an integer, found j2", 0),
     ("ElemT(a, 2, 2)", "ElemT: components 2..2 are not all in 0..1", 0),
-    ("ElemT(x, 4, 2)", "ElemT: components 2..4 are not all in 0..3", 0),
+    ("ElemT(x, 4, 2)", "ElemT: places a scalar, its operand has dim 3", 0),
     ("Extract(x, 1, 3)", "Extract: components 1..3 are not all in 0..2", 0),
     ("Extract(x, 0, 0)", "Extract: components 0..-1 are not all in 0..2", 0),
     ("SumT(x, 3)", "SumT: repeats a scalar, its operand has dim 3", 0),

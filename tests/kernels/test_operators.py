@@ -38,6 +38,18 @@ def test_only_row_and_column_numbers_have_no_cases() -> None:
     assert named_operators().keys() - set(NAMES) == {"I", "J"}
 
 
+def test_permute_says_where_each_kept_axis_goes() -> None:
+    """Kept axis k is axis permute[k] of TensorDot's result, as in pykeops: np.transpose by the inverse."""
+    x, y = np.arange(12.0).reshape(1, 12), np.array([[1.0, -2.0, 5.0, 3.0]])
+    product = np.tensordot(x.reshape(2, 3, 2), y.reshape(2, 2), ([0], [1]))  # of shape (3, 2, 2)
+    expected = np.empty((2, 3, 2))
+    for place in np.ndindex(3, 2, 2):
+        expected[place[2], place[0], place[1]] = product[place]
+    spec = Spec("TensorDot(x, y, [2, 3, 2], [2, 2], [0], [1], [1, 2, 0])", ("x = Vi(12)", "y = Vj(4)"), axis=1)
+    np.testing.assert_array_equal(engine.run(spec, [x, y]).arrays[0], expected.reshape(1, 12))
+    np.testing.assert_array_equal(expected, product.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_row_and_column_numbers(axis: int, dtype: str) -> None:

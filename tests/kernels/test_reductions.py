@@ -19,8 +19,10 @@ from kernels.reduction_checks import (
     VARIANTS,
     arguments_of_vjp,
     assert_results,
+    check_compensation,
     check_gradient,
     check_reduction,
+    check_special_terms,
     draw,
     forced_splits,
     spec_of,
@@ -29,7 +31,7 @@ from kernels.reduction_checks import (
 NAMES = sorted(REDUCTIONS)
 DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
 SAVING = [name for name in NAMES if REDUCTIONS[name].saving]
-INF, NAN = np.inf, np.nan
+INF = np.inf
 
 
 def computed(spec: Spec, *arrays: Array) -> list[Array]:
@@ -81,27 +83,17 @@ def test_merge_is_associative_and_its_identity_is_neutral(name: str) -> None:
             assert_results(computed(spec, *arrays), whole, 1e-13, f"{name} in {splits} splits")
 
 
-SPECIAL_TERMS = (
-    {0: NAN}, {-1: NAN}, {0: INF}, {-1: INF}, {0: -INF}, {-1: -INF},
-    {5: INF, 600: NAN}, {300: NAN, 310: NAN}, {300: INF, 310: -INF}, {5: -INF, 600: NAN}, {5: INF, 600: INF},
-    dict.fromkeys(range(700), INF), dict.fromkeys(range(700), -INF), dict.fromkeys(range(700), NAN),
-)  # fmt: skip
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=VARIANT_IDS)
 def test_nan_and_infinities_go_where_numpy_puts_them(name: str, options: dict[str, Any], dtype: str) -> None:
     """One special term among 700, two of them, nothing but special ones: value and index are NumPy's."""
-    spec = spec_of(name, 1, "y", ("x = Vi(1)", "y = Vj(1)"), **options)
-    x = np.zeros((1, 1), dtype)
-    for special in SPECIAL_TERMS:
-        y = draw(1, 700, dtype)[1][:, :1]
-        y[list(special), 0] = list(special.values())
-        expected = reference(read(spec), [x, y])
-        for splits in (1, 2):
-            with forced_splits(splits):
-                got = computed(spec, x, y)
-            assert_results(got, expected, 2e-6, f"{name} with {list(special.items())[:2]}, {splits} splits")
+    check_special_terms(name, dtype, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if REDUCTIONS[name].compensated])
+def test_compensated_sums_keep_what_rounding_loses(name: str) -> None:
+    """Thousands of float32 terms far below the last digit of the sum are in it."""
+    check_compensation(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

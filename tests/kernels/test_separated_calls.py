@@ -138,11 +138,15 @@ def test_other_reductions_and_formulas_are_never_tried(outcomes: list[bool]) -> 
 
 def test_explain_says_whether_and_when() -> None:
     """The rank, the number of passes and the sizes from which they are taken."""
-    assert "rank 3: 4 passes" in explain(replace(SEED, separation="auto"), with_source=False)
-    assert str(LEAST_PAIRS) in explain(replace(SEED, separation="auto"), with_source=False)
+    plain = replace(SEED, separation="auto")
+    assert "rank 3: passes over columns 4, over rows 1" in explain(plain, with_source=False)
+    assert str(LEAST_PAIRS) in explain(plain, with_source=False)
     assert "always" in explain(SEED, with_source=False)
     assert "separation is off" in explain(replace(SEED, separation="off"), with_source=False)
     assert "separation no" in explain(replace(SEED, formula="Exp(-SqDist(x,y))"), with_source=False)
+    assert "10 columns: by pairs" in explain(plain, sizes=(10, 10), with_source=False)
+    assert "10000 columns: by passes" in explain(plain, sizes=(10_000, 10_000), with_source=False)
+    assert "by pairs, several columns" in explain(plain, sizes=(3, 10_000), with_source=False)
 
 
 def test_another_word_is_refused() -> None:

@@ -107,7 +107,7 @@ def test_limits_are_the_settings(server: Server) -> None:
     limits, defaults = server.get("/v1/limits"), Settings()
     for name in ("max_body_bytes", "max_result_bytes", "max_pairs", "max_queue", "job_timeout_s"):
         assert limits[name] == getattr(defaults, name)
-    assert limits["dtypes"] == ["float32", "float64"]
+    assert limits["dtypes"] == ["float16", "bfloat16", "float32", "float64"]
     assert limits["body_formats"] == [MSGPACK, FRAME]
 
 

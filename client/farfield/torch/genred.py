@@ -43,7 +43,8 @@ class Genred(Routine):
             ArgumentError, DtypeError, ShapeError: naming the argument.
         """
         sizes = self._check(args)
-        pairs = self.check_ranges(None if ranges is None else [_plain(part) for part in ranges], sizes)
+        plain = [_plain(part) for part in ranges] if isinstance(ranges, Sequence) else ranges
+        pairs = self.check_ranges(plain, sizes)
         spec = self.spec
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args):
             spec = replace(spec, saving=True)  # what the gradient will want, taken now; not shown

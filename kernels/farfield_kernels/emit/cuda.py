@@ -20,6 +20,7 @@ from .statements import (
     below,
     block,
     c_type,
+    carried,
     fill,
     finish,
     indent,
@@ -183,7 +184,12 @@ class _Emitter:
 
     def fold(self) -> str:
         lines = self.declare("V", "", "[COMPONENTS][ROWS]")
-        lines += self.each(self.identities("{}[o][r]"))
+        begins = carried(self.program, lambda name: f"w_{name}[o][r]")
+        lines += self.each(
+            [self.each_entry(field, f"{field.name}[o][r]{{}} = {begins[field.name]};") for field in self.fields]
+            if begins
+            else self.identities("{}[o][r]")
+        )
         lines += self.shifted_loop() if self.is_shifted else self.fold_loop()
         return indent(lines, 6)
 

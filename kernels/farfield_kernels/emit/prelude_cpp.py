@@ -42,20 +42,27 @@ _EXP = """\
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) {{ return __builtin_ia32_scalef{s}512_mask(p, n, p, ({mask})-1, 4); }}
 HOT V nearest(V t) {{ return __builtin_ia32_rndscale{s}_mask(t, 8, t, ({mask})-1, 4); }}
+HOT V clamped(V x) {{  // NaN, as the second operand, stays
+  x = __builtin_ia32_min{s}512_mask(K({high}), x, x, ({mask})-1, 4);
+  return __builtin_ia32_max{s}512_mask(K({low}), x, x, ({mask})-1, 4);
+}}
 #else
 HOT V scaled(V p, V n) {{
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + {bias}) << {bits}) * (V)((k - half + {bias}) << {bits});
 }}
 HOT V nearest(V t) {{ const V magic = K({magic}); return (t + magic) - magic; }}
+HOT V clamped(V x) {{
+  x = K({high}) < x ? K({high}) : x;
+  return x < K({low}) ? K({low}) : x;
+}}
 #endif
 HOT V exp(V x) {{
-  x = K({high}) < x ? K({high}) : x;
-  x = x < K({low}) ? K({low}) : x;
+  x = clamped(x);
   const V n = nearest(x * K({log2e}));
   const V r = (x - n * K({ln2_high})) - n * K({ln2_low});
 {polynomial}
-  return scaled((p * r * r + r) + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), n);
 }}
 HOT f64 exp(f64 x) {{ return __builtin_exp(x); }}
 """

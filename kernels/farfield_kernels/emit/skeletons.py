@@ -16,7 +16,8 @@ CPP = """\
 {prelude}
 enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHUNK = {chunk} }};
 enum {{ COMPONENTS = {components}, SLOTS = {slots}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
-enum {{ OVER_ROWS = {over_rows}, PITCH = TILE + LANES }};  // a pitch that is no power of two spares cache sets
+enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP }};
+enum {{ PITCH = TILE + 16, SPAN = CHUNK + 16 }};  // a register tile may end past the last column; no power of two
 
 HOT i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 HOT V *at(T *memory, i64 element) {{ return (V *)(memory + element); }}
@@ -26,7 +27,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                                f64 *partial, i64 *ticket) {{
 {out_pointers}
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = {chunk_slots};
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = {buffers} * SPAN * GROUP;
   const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
@@ -58,7 +59,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {{
         const int m = (int)smaller(TILE, range[1] - col0);
 {load_cols}
-        for (int g = 0; g < n; g += GROUP) {{
+        for (int g = 0; g < n; g += {group_step}) {{
 {fold}
           for (int o = 0; o < COMPONENTS; o++) {{
 {lane_pointers}

@@ -7,7 +7,7 @@ the C variable `vn`; a row or pair value exists once per row held in registers a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 
 from ..lower import Level, Output, Program, Value
 from ..schedule import Schedule
@@ -58,15 +58,16 @@ def statements(program: Program, level: Level, r: int | None = None, only: set[i
     ]
 
 
-def below(program: Program, roots: Iterable[int]) -> set[int]:
-    """The values that `roots` are computed from, and themselves."""
+def below(program: Program, roots: Iterable[int], stop: Container[int] = ()) -> set[int]:
+    """The values that `roots` are computed from, and themselves; not what those in `stop` are computed from."""
     found: set[int] = set()
     stack = list(roots)
     while stack:
         number = stack.pop()
         if number not in found:
             found.add(number)
-            stack.extend(program.values[number].args)
+            if number not in stop:
+                stack.extend(program.values[number].args)
     return found
 
 
@@ -119,6 +120,23 @@ def finish(program: Program, schedule: Schedule, output: Output, target: str, st
         entries = len(program.weights) - result.skip
         lines.append(f"for (int q = 0; q < {entries}; q++) {write(ahead, result.finish)}")
     return lines
+
+
+NOWHERE = 2**30  # column of an entry that stands for the worst of the terms selected in earlier tiles
+
+
+def carried(program: Program, wide: Callable[[str], str]) -> dict[str, str]:
+    """Field -> what its entries are at the begin of a tile, if terms are selected; `wide` gives the C text of a
+    field of the wide state."""
+    if not program.reduction.takes_count:
+        return {}
+    last = f"[{program.K - 1}]"
+    places = next(field.name for field in program.reduction.state if field.kind == "column")
+    begins = {}
+    for field in program.reduction.state:
+        value = f"KI({NOWHERE})" if field.kind == "column" else f"K({wide(field.name)}{last})"
+        begins[field.name] = f"{wide(places)}{last} < 0 ? {field.identity} : {value}"
+    return begins
 
 
 def title(program: Program) -> str:

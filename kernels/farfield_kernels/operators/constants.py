@@ -20,13 +20,17 @@ def _number(axis: Axis) -> Expr:
     return apply("Add", index(axis, "high") * 2**INDEX_SHIFT, index(axis, "low"))
 
 
+def _integer(n: int) -> Expr:
+    return constant(n)
+
+
 def _zero(d: int) -> Expr:
     return constant(0.0) if d == 1 else apply("SumT", constant(0.0), d)
 
 
 # fmt: off
 derived("IntCst", "the integer n as a scalar",
-        constant,
+        _integer,
         integers=("n",), reference=lambda n: np.array([float(n)]), cases=(Case((), (3,)), Case((), (-2,))))
 
 derived("IntInv", "1 / n for an integer n, as a scalar",

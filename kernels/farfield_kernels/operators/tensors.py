@@ -86,7 +86,7 @@ def _kron_reference(a: Array, b: Array, dimf: Dims, dimg: Dims) -> Array:
 # fmt: off
 derived("TensorDot",
         "sum of products of the tensors a and b, of shapes dimf and dimg, over their axes contf and contg; "
-        "permute says to which place each axis of the result goes",
+        "the kept axes of a, then those of b, become the axes permute[0], permute[1], ... of the result",
         _tensor_dot,
         integers=("[dimf]", "[dimg]", "[contf]", "[contg]", "[permute]"), optional=1,
         reference=_tensor_dot_reference,

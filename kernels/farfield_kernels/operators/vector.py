@@ -228,6 +228,12 @@ def _scalprod(a: Expr, b: Expr) -> Expr:
     raise RuleError(f"dims {a.dim} and {b.dim} differ and neither is 1")
 
 
+def _elem_t(a: Expr, n: int, m: int) -> Expr:
+    if a.dim != 1:
+        raise RuleError(f"places a scalar, its operand has dim {a.dim}")
+    return apply("ExtractT", a, m, n)
+
+
 def _matrix_shape(matrix: Expr, columns: int) -> tuple[int, int]:
     if matrix.dim % columns:
         raise RuleError(f"a matrix of {matrix.dim} components has no rows of {columns}")
@@ -261,7 +267,7 @@ derived("Elem", "component number m of a, from 0",
         integers=("m",), reference=lambda a, m: a[..., m : m + 1], cases=(Case((3,), (0,)), Case((3,), (2,))))
 
 derived("ElemT", "a vector of dim n that is the scalar a at component m, and 0 elsewhere",
-        lambda a, n, m: apply("ExtractT", a, m, n),
+        _elem_t,
         integers=("n", "m"), reference=lambda a, n, m: a * (np.arange(n) == m), cases=(Case((1,), (4, 2)),))
 
 derived("MatVecMult", "product of the row-major matrix A and the vector b",

@@ -149,7 +149,8 @@ class Reduction:
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
             (M, its width).
-        takes_count: whether it takes a number K of terms to select.
+        takes_count: whether it takes a number K of terms to select; its state is then sorted, best first, and the
+            entries of a tile begin as the last one of the wide state, which only better terms replace.
         weights: whether it takes a second formula.
         prepare: the weights that are summed, made from those of the user, if any.
         gradient: see `Gradient`; None if no result depends smoothly on the terms.

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from farfield_kernels import __version__
-from farfield_kernels.operation import DTYPES, MAX_ORDER
+from farfield_kernels.operation import MAX_ORDER, STORED
 from farfield_kernels.operators import named_operators
 from farfield_kernels.parse import MAX_NESTING, MAX_TEXT, MAX_VARIABLES
 from farfield_kernels.reductions import REDUCTIONS
@@ -59,6 +59,6 @@ async def limits(request: Request) -> dict[str, Any]:
         "max_variables": MAX_VARIABLES,
         "max_derivative_order": MAX_ORDER,
         "max_header_bytes": MAX_HEADER_BYTES,
-        "dtypes": list(DTYPES),
+        "dtypes": list(STORED),
         "body_formats": [MSGPACK, FRAME],
     }

@@ -27,7 +27,8 @@ template <class E> struct Entries {
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
-enum { OVER_ROWS = 0, PITCH = TILE + LANES };  // a pitch that is no power of two spares cache sets
+enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
+enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -38,7 +39,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   T *const o0 = (T *)out[0];
   i64 *const o1 = (i64 *)out[1];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0;
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0 * SPAN * GROUP;
   const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
@@ -62,7 +63,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 2 + 1] : 0);
 
     for (int l = 0; l < BLOCK; l++) {
-      for (int k = 0; k < 2; k++) X[(0 + k) * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
+      for (int k = 0; k < 2; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -77,10 +78,10 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           for (int k = 0; k < 2; k++) Y[(0 + k) * PITCH + l] = a1[(col0 + l) * 2 + 0 + k];
         }
         for (int g = 0; g < n; g += GROUP) {
-          const V v0_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
-          const V v1_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
-          const V v0_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
-          const V v1_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
+          const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
+          const V v1_0 = *at(X, g * ROW_SLOTS + 1 * GROUP + 0 * LANES);
+          const V v0_1 = *at(X, g * ROW_SLOTS + 0 * GROUP + 1 * LANES);
+          const V v1_1 = *at(X, g * ROW_SLOTS + 1 * GROUP + 1 * LANES);
           V m_0_0 = K(-INF);
           I k_0_0 = KI(-1);
           V m_0_1 = K(-INF);

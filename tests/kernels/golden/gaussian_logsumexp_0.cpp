@@ -27,16 +27,23 @@ template <class E> struct Entries {
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+HOT V clamped(V x) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+}
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+HOT V clamped(V x) {
+  x = K(90.0f) < x ? K(90.0f) : x;
+  return x < K(-105.0f) ? K(-105.0f) : x;
+}
 #endif
 HOT V exp(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  x = x < K(-105.0f) ? K(-105.0f) : x;
+  x = clamped(x);
   const V n = nearest(x * K(1.44269504f));
   const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
   V p = K(0.0013814537893f);
@@ -44,7 +51,7 @@ HOT V exp(V x) {
   p = p * r + K(0.041668390831f);
   p = p * r + K(0.16666520397f);
   p = p * r + K(0.49999993432f);
-  return scaled((p * r * r + r) + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), n);
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 HOT V log(V x) { V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_logf(x[l]); return y; }
@@ -54,7 +61,8 @@ HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 1024, CHUNK = 64 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
-enum { OVER_ROWS = 0, PITCH = TILE + LANES };  // a pitch that is no power of two spares cache sets
+enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
+enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -64,7 +72,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                                f64 *partial, i64 *ticket) {
   T *const o0 = (T *)out[0];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = CHUNK * GROUP * COMPONENTS;
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 1 * SPAN * GROUP;
   const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
@@ -88,8 +96,9 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 3 + 1] : 0);
     const T *const a2 = (const T *)in[2] + (offsets ? offsets[batch * 3 + 2] : 0);
     const V v9 = K(a2[0]);
+    const V v10 = -v9;
     for (int l = 0; l < BLOCK; l++) {
-      for (int k = 0; k < 2; k++) X[(0 + k) * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
+      for (int k = 0; k < 2; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -104,10 +113,10 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           for (int k = 0; k < 2; k++) Y[(0 + k) * PITCH + l] = a1[(col0 + l) * 2 + 0 + k];
         }
         for (int g = 0; g < n; g += GROUP) {
-          const V v0_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
-          const V v1_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
-          const V v0_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
-          const V v1_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
+          const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
+          const V v1_0 = *at(X, g * ROW_SLOTS + 1 * GROUP + 0 * LANES);
+          const V v0_1 = *at(X, g * ROW_SLOTS + 0 * GROUP + 1 * LANES);
+          const V v1_1 = *at(X, g * ROW_SLOTS + 1 * GROUP + 1 * LANES);
           V m_0_0 = K(-INF);
           V s_0_0 = K(0);
           V m_0_1 = K(-INF);
@@ -123,9 +132,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                 const V v6_0 = v4_0 * v4_0;
                 const V v7_0 = v5_0 * v5_0;
                 const V v8_0 = v6_0 + v7_0;
-                const V v10_0 = v8_0 * v9;
-                const V v11_0 = -v10_0;
-                *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) = v11_0;
+                const V v11_0 = v10 * v8_0;
+                *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) = v11_0;
               }
               {
                 const V v4_1 = v0_1 - v2;
@@ -133,15 +141,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                 const V v6_1 = v4_1 * v4_1;
                 const V v7_1 = v5_1 * v5_1;
                 const V v8_1 = v6_1 + v7_1;
-                const V v10_1 = v8_1 * v9;
-                const V v11_1 = -v10_1;
-                *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) = v11_1;
+                const V v11_1 = v10 * v8_1;
+                *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) = v11_1;
               }
             }
             V h_0_0;
             {
               V n = m_0_0;
-              for (int c = c0; c < c1; c++) n = *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) > n ? *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) : n;
+              for (int c = c0; c < c1; c++) {
+                n = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) : n;
+              }
               h_0_0 = finite_or_zero(n);
               const V a = exp(m_0_0 - h_0_0);
               m_0_0 = n;
@@ -149,13 +158,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
             }
             V chunk_s_0_0 = K(0);
             for (int c = c0; c < c1; c++) {
-              const V e = exp(*at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 0) * LANES) - h_0_0);
+              const V e = exp(*at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) - h_0_0);
               chunk_s_0_0 = chunk_s_0_0 + e;
             }
             V h_0_1;
             {
               V n = m_0_1;
-              for (int c = c0; c < c1; c++) n = *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) > n ? *at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) : n;
+              for (int c = c0; c < c1; c++) {
+                n = *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) : n;
+              }
               h_0_1 = finite_or_zero(n);
               const V a = exp(m_0_1 - h_0_1);
               m_0_1 = n;
@@ -163,7 +174,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
             }
             V chunk_s_0_1 = K(0);
             for (int c = c0; c < c1; c++) {
-              const V e = exp(*at(S, (((c - c0) * COMPONENTS + 0) * ROWS + 1) * LANES) - h_0_1);
+              const V e = exp(*at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) - h_0_1);
               chunk_s_0_1 = chunk_s_0_1 + e;
             }
             {

@@ -36,6 +36,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 3 + 1] : 0);
   const T *__restrict__ a2 = b2 + (offsets ? offsets[batch * 3 + 2] : 0);
   const V v9 = a2[0];
+  const V v10 = -v9;
   const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
   const V v0_0 = a0[(row0) * 2 + 0];
   const V v1_0 = a0[(row0) * 2 + 1];
@@ -94,8 +95,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
             const V v6_0 = v4_0 * v4_0;
             const V v7_0 = v5_0 * v5_0;
             const V v8_0 = v6_0 + v7_0;
-            const V v10_0 = v8_0 * v9;
-            const V v11_0 = -v10_0;
+            const V v11_0 = v10 * v8_0;
             t[0][0][u] = v11_0;
           }
           {
@@ -104,8 +104,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
             const V v6_1 = v4_1 * v4_1;
             const V v7_1 = v5_1 * v5_1;
             const V v8_1 = v6_1 + v7_1;
-            const V v10_1 = v8_1 * v9;
-            const V v11_1 = -v10_1;
+            const V v11_1 = v10 * v8_1;
             t[0][1][u] = v11_1;
           }
           {
@@ -114,8 +113,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
             const V v6_2 = v4_2 * v4_2;
             const V v7_2 = v5_2 * v5_2;
             const V v8_2 = v6_2 + v7_2;
-            const V v10_2 = v8_2 * v9;
-            const V v11_2 = -v10_2;
+            const V v11_2 = v10 * v8_2;
             t[0][2][u] = v11_2;
           }
           {
@@ -124,8 +122,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
             const V v6_3 = v4_3 * v4_3;
             const V v7_3 = v5_3 * v5_3;
             const V v8_3 = v6_3 + v7_3;
-            const V v10_3 = v8_3 * v9;
-            const V v11_3 = -v10_3;
+            const V v11_3 = v10 * v8_3;
             t[0][3][u] = v11_3;
           }
         }

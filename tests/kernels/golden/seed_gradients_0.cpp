@@ -27,16 +27,23 @@ template <class E> struct Entries {
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+HOT V clamped(V x) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+}
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+HOT V clamped(V x) {
+  x = K(90.0f) < x ? K(90.0f) : x;
+  return x < K(-105.0f) ? K(-105.0f) : x;
+}
 #endif
 HOT V exp(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  x = x < K(-105.0f) ? K(-105.0f) : x;
+  x = clamped(x);
   const V n = nearest(x * K(1.44269504f));
   const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
   V p = K(0.0013814537893f);
@@ -44,13 +51,14 @@ HOT V exp(V x) {
   p = p * r + K(0.041668390831f);
   p = p * r + K(0.16666520397f);
   p = p * r + K(0.49999993432f);
-  return scaled((p * r * r + r) + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), n);
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 4, SLOTS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
-enum { OVER_ROWS = 0, PITCH = TILE + LANES };  // a pitch that is no power of two spares cache sets
+enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
+enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -61,7 +69,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   T *const o0 = (T *)out[0];
   f64 *const o1 = (f64 *)out[1];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
-  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0;
+  const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0 * SPAN * GROUP;
   const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
@@ -88,8 +96,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a4 = (const T *)in[4] + (offsets ? offsets[batch * 5 + 4] : 0);
     const V v3 = K(a3[0]);
     for (int l = 0; l < BLOCK; l++) {
-      for (int k = 0; k < 3; k++) X[(0 + k) * BLOCK + l] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
-      for (int k = 0; k < 3; k++) X[(3 + k) * BLOCK + l] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
+      for (int k = 0; k < 3; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
+      for (int k = 0; k < 3; k++) X[(l) / GROUP * X_GROUP + (3 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -104,26 +112,26 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           for (int k = 0; k < 3; k++) Y[(2 + k) * PITCH + l] = a1[(col0 + l) * 3 + 0 + k];
         }
         for (int l = 0; l < m; l += LANES) {
-          const V v4 = *at(Y, 0 * PITCH + l);
+          const V v4 = *(V *)&Y[0 * PITCH + l];
           const V v5 = v3 - v4;
           const V v6 = v5 * v5;
           const V v31 = K(2.0) * v5;
-          *at(Y, 1 * PITCH + l) = v6;
-          *at(Y, 5 * PITCH + l) = v31;
+          *(V *)&Y[1 * PITCH + l] = v6;
+          *(V *)&Y[5 * PITCH + l] = v31;
         }
         for (int g = 0; g < n; g += GROUP) {
-          const V v0_0 = *at(X, 0 * BLOCK + g + 0 * LANES);
-          const V v1_0 = *at(X, 1 * BLOCK + g + 0 * LANES);
-          const V v2_0 = *at(X, 2 * BLOCK + g + 0 * LANES);
-          const V v10_0 = *at(X, 3 * BLOCK + g + 0 * LANES);
-          const V v11_0 = *at(X, 4 * BLOCK + g + 0 * LANES);
-          const V v12_0 = *at(X, 5 * BLOCK + g + 0 * LANES);
-          const V v0_1 = *at(X, 0 * BLOCK + g + 1 * LANES);
-          const V v1_1 = *at(X, 1 * BLOCK + g + 1 * LANES);
-          const V v2_1 = *at(X, 2 * BLOCK + g + 1 * LANES);
-          const V v10_1 = *at(X, 3 * BLOCK + g + 1 * LANES);
-          const V v11_1 = *at(X, 4 * BLOCK + g + 1 * LANES);
-          const V v12_1 = *at(X, 5 * BLOCK + g + 1 * LANES);
+          const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
+          const V v1_0 = *at(X, g * ROW_SLOTS + 1 * GROUP + 0 * LANES);
+          const V v2_0 = *at(X, g * ROW_SLOTS + 2 * GROUP + 0 * LANES);
+          const V v10_0 = *at(X, g * ROW_SLOTS + 3 * GROUP + 0 * LANES);
+          const V v11_0 = *at(X, g * ROW_SLOTS + 4 * GROUP + 0 * LANES);
+          const V v12_0 = *at(X, g * ROW_SLOTS + 5 * GROUP + 0 * LANES);
+          const V v0_1 = *at(X, g * ROW_SLOTS + 0 * GROUP + 1 * LANES);
+          const V v1_1 = *at(X, g * ROW_SLOTS + 1 * GROUP + 1 * LANES);
+          const V v2_1 = *at(X, g * ROW_SLOTS + 2 * GROUP + 1 * LANES);
+          const V v10_1 = *at(X, g * ROW_SLOTS + 3 * GROUP + 1 * LANES);
+          const V v11_1 = *at(X, g * ROW_SLOTS + 4 * GROUP + 1 * LANES);
+          const V v12_1 = *at(X, g * ROW_SLOTS + 5 * GROUP + 1 * LANES);
           V s_0_0 = K(0);
           V s_1_0 = K(0);
           V s_2_0 = K(0);

@@ -46,6 +46,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_0 = v3 - v4_0;
   const V v6_0 = v5_0 * v5_0;
   const V v31_0 = K(2.0) * v5_0;
+  const V v32_0 = -v31_0;
   const i64 row1 = smaller(row_begin + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
   const V v4_1 = a2[(row1) * 1 + 0];
   const V v13_1 = a1[(row1) * 3 + 0];
@@ -54,6 +55,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_1 = v3 - v4_1;
   const V v6_1 = v5_1 * v5_1;
   const V v31_1 = K(2.0) * v5_1;
+  const V v32_1 = -v31_1;
   const i64 row2 = smaller(row_begin + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
   const V v4_2 = a2[(row2) * 1 + 0];
   const V v13_2 = a1[(row2) * 3 + 0];
@@ -62,6 +64,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_2 = v3 - v4_2;
   const V v6_2 = v5_2 * v5_2;
   const V v31_2 = K(2.0) * v5_2;
+  const V v32_2 = -v31_2;
   const i64 row3 = smaller(row_begin + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
   const V v4_3 = a2[(row3) * 1 + 0];
   const V v13_3 = a1[(row3) * 3 + 0];
@@ -70,6 +73,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const V v5_3 = v3 - v4_3;
   const V v6_3 = v5_3 * v5_3;
   const V v31_3 = K(2.0) * v5_3;
+  const V v32_3 = -v31_3;
   f64 w_s[COMPONENTS][ROWS];
   #pragma unroll
   for (int o = 0; o < COMPONENTS; o++)
@@ -133,8 +137,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v27_0 = v2 * v21_0;
           const V v28_0 = v25_0 + v26_0;
           const V v29_0 = v28_0 + v27_0;
-          const V v32_0 = v29_0 * v31_0;
-          const V v33_0 = -v32_0;
+          const V v33_0 = v32_0 * v29_0;
           {
             s[0][0] = s[0][0] + v22_0;
           }
@@ -166,8 +169,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v27_1 = v2 * v21_1;
           const V v28_1 = v25_1 + v26_1;
           const V v29_1 = v28_1 + v27_1;
-          const V v32_1 = v29_1 * v31_1;
-          const V v33_1 = -v32_1;
+          const V v33_1 = v32_1 * v29_1;
           {
             s[0][1] = s[0][1] + v22_1;
           }
@@ -199,8 +201,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v27_2 = v2 * v21_2;
           const V v28_2 = v25_2 + v26_2;
           const V v29_2 = v28_2 + v27_2;
-          const V v32_2 = v29_2 * v31_2;
-          const V v33_2 = -v32_2;
+          const V v33_2 = v32_2 * v29_2;
           {
             s[0][2] = s[0][2] + v22_2;
           }
@@ -232,8 +233,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v27_3 = v2 * v21_3;
           const V v28_3 = v25_3 + v26_3;
           const V v29_3 = v28_3 + v27_3;
-          const V v32_3 = v29_3 * v31_3;
-          const V v33_3 = -v32_3;
+          const V v33_3 = v32_3 * v29_3;
           {
             s[0][3] = s[0][3] + v22_3;
           }

@@ -1,0 +1,200 @@
+"""Loops over components in emitted C++: register tiles of folds, and families some components at a time.
+
+What they read of a pair, and the sums of folds, lie in buffers for a chunk of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..lower import Program
+from ..roll import Body, Family, Fold, Leaf
+from ..schedule import Schedule
+from .cpp_state import LaneState
+from .statements import block, fill, operand
+
+Update = tuple[list[str], Callable[[str, int, int], str], list[str]]
+"""Of some components: the declarations of their state; the statement that takes in a term, for a component and a
+row; the state's way back to memory."""
+
+COLUMNS = 12  # of a register tile: with 2 vectors of rows 24 sums, of 32 registers
+COLUMNS_OF_16_REGISTERS = 6
+COMPONENTS = 8  # of a family at a time
+
+
+class ComponentLoops(LaneState):
+    """Statements of the loops that `roll` found."""
+
+    def __init__(self, program: Program, schedule: Schedule) -> None:
+        super().__init__(program, schedule)
+        self.is_shifted = program.reduction.scheme == "shifted sum"
+        self.folds = {fold.value: place for place, fold in enumerate(self.rolls.folds)}
+        families = (*self.rolls.components, *self.rolls.weights)
+        pairs = dict.fromkeys(
+            n for family in families for n in family.body.scalars() if self.values[n].level == "pair"
+        )
+        terms = [value for _, value in self.components] if self.is_shifted else []
+        buffered = dict.fromkeys([*self.folds, *pairs])
+        self.buffer_of = {number: place for place, number in enumerate(buffered)}
+        # A term that is a fold and nothing else lies in the fold's buffer already.
+        self.term_buffers = [
+            self.folds[value] if value in self.folds and value not in pairs and terms.count(value) == 1 else None
+            for value in terms
+        ]
+        free = len(buffered)
+        for o, place in enumerate(self.term_buffers):
+            if place is None:
+                self.term_buffers[o] = free
+                free += 1
+        self.buffers = free
+
+    # -- reading
+
+    @staticmethod
+    def row_at(place: str, l: str) -> str:
+        """Row `l` of the block: groups follow each other, in each component by component."""
+        return f"X[({l}) / GROUP * X_GROUP + {place} * GROUP + ({l}) % GROUP]"
+
+    @staticmethod
+    def column_at(place: str, l: str) -> str:
+        """Column `l` of the tile."""
+        return f"Y[{place} * PITCH + {l}]"
+
+    @staticmethod
+    def buffer(place: int | None, r: int, c: str = "c") -> str:
+        """A pair value of the chunk."""
+        return f"*at(S, (({place} * SPAN + {c} - c0) * ROWS + {r}) * LANES)"
+
+    def component(self, leaf: Leaf, k: str, c: str, r: int = 0) -> str:
+        """Component `k` of a vector, for a row or a column."""
+        if leaf.kind == "row":
+            return f"*at(X, g * ROW_SLOTS + ({self.row_slots[leaf.value]} + {k}) * GROUP + {r} * LANES)"
+        if leaf.kind == "col":
+            return f"K(Y[({self.col_slots[leaf.value]} + {k}) * PITCH + {c}])"
+        value = self.values[leaf.value]
+        return f"K(a{value.argument}[{value.component} + {k}])"
+
+    def body_steps(self, body: Body, r: int, q: str) -> tuple[list[str], str]:
+        """Statements of one component for row `r`, and the name of the result; leaves are `l...`."""
+
+        def name(number: int) -> str:
+            if number >= 0:
+                return f"s{number}"
+            leaf = body.leaves[-1 - number]
+            place = f"l{-1 - number}"
+            level = self.values[leaf.value].level if leaf.kind == "scalar" else leaf.kind
+            if level in ("constant", "p") and leaf.kind == "scalar":
+                return operand(self.program, leaf.value, None)
+            if level in ("row", "pair"):
+                return f"{place}_{r}"
+            return place + q if level == "col" else place
+
+        lines = []
+        for number, (code, args) in enumerate(body.steps):
+            names = dict(zip("abc", map(name, args), strict=False))
+            lines.append(f"const V s{number} = {fill(code, names)};")
+        return lines, name(body.result)
+
+    # -- families
+
+    def family(
+        self,
+        family: Family,
+        update: Callable[[Family, str, int], Update],
+    ) -> list[str]:
+        """All components of a family over the columns of the chunk, a few at a time."""
+        whole = family.body.count // COMPONENTS * COMPONENTS
+        lines = []
+        if whole:
+            few = self.some_components(family, "k0", COMPONENTS, update)
+            lines += block(f"for (int k0 = 0; k0 < {whole}; k0 += {COMPONENTS})", few)
+        if whole < family.body.count:
+            lines += block("", self.some_components(family, str(whole), family.body.count - whole, update))
+        return lines
+
+    def some_components(
+        self,
+        family: Family,
+        k0: str,
+        width: int,
+        update: Callable[[Family, str, int], Update],
+    ) -> list[str]:
+        """`width` components from `k0` on."""
+        body = family.body
+        load, step, save = update(family, k0, width)
+        before, inside = [], []
+        for place, leaf in enumerate(body.leaves):
+            if leaf.kind != "scalar":
+                continue
+            level = self.values[leaf.value].level
+            for r in self.row_range:
+                name = f"l{place}_{r}"
+                if level == "row":
+                    at = f"g * ROW_SLOTS + {self.row_slots[leaf.value]} * GROUP + {r} * LANES"
+                    before.append(f"const V {name} = *at(X, {at});")
+                elif level == "pair":
+                    buffer = self.buffer(self.buffer_of[leaf.value], r)
+                    inside.append(f"const V {name} = {buffer};")
+            if level == "col":
+                inside.append(f"const V l{place} = K(Y[{self.col_slots[leaf.value]} * PITCH + c]);")
+        for d in range(width):
+            vectors = [
+                f"const V l{place} = {self.component(leaf, f'({k0} + {d})', 'c')};"
+                for place, leaf in enumerate(body.leaves)
+                if leaf.kind in ("col", "p")
+            ]
+            for r in self.row_range:
+                rows = [
+                    f"const V l{place}_{r} = {self.component(leaf, f'({k0} + {d})', 'c', r)};"
+                    for place, leaf in enumerate(body.leaves)
+                    if leaf.kind == "row"
+                ]
+                steps, result = self.body_steps(body, r, "")
+                vectors += block("", [*rows, *steps, step(result, d, r)])
+            inside += block("", vectors)
+        return [*load, *before, *block("for (int c = c0; c < c1; c++)", inside), *save]
+
+    # -- folds
+
+    def register_tile(self, fold: Fold) -> list[str]:
+        """The sums of a fold for the columns of the chunk, several columns at a time."""
+        return [
+            "#if defined(__AVX512F__)",
+            *self.columns_at_a_time(fold, COLUMNS),
+            "#else",
+            *self.columns_at_a_time(fold, COLUMNS_OF_16_REGISTERS),
+            "#endif",
+        ]
+
+    def columns_at_a_time(self, fold: Fold, width: int) -> list[str]:
+        """The register tile for so many columns."""
+        body = fold.body
+        sums = [f"V t_{r}_{q} = K(-0.0);" for q in range(width) for r in self.row_range]
+        for place, leaf in enumerate(body.leaves):
+            level = self.values[leaf.value].level
+            if leaf.kind == "scalar" and level == "row":
+                at = f"g * ROW_SLOTS + {self.row_slots[leaf.value]} * GROUP"
+                sums += [f"const V l{place}_{r} = *at(X, {at} + {r} * LANES);" for r in self.row_range]
+            if leaf.kind == "scalar" and level == "col":
+                at = f"{self.col_slots[leaf.value]} * PITCH + c"
+                sums += [f"const V l{place}_c{q} = K(Y[{at} + {q}]);" for q in range(width)]
+        inner = []
+        for place, leaf in enumerate(body.leaves):
+            if leaf.kind == "row":
+                inner += [f"const V l{place}_{r} = {self.component(leaf, 'k', '', r)};" for r in self.row_range]
+            if leaf.kind == "p":
+                inner.append(f"const V l{place} = {self.component(leaf, 'k', '')};")
+        for q in range(width):
+            columns = [
+                f"const V l{place}_c{q} = {self.component(leaf, 'k', f'c + {q}')};"
+                for place, leaf in enumerate(body.leaves)
+                if leaf.kind == "col"
+            ]
+            for r in self.row_range:
+                steps, result = self.body_steps(body, r, f"_c{q}")
+                columns += block("", [*steps, f"t_{r}_{q} = t_{r}_{q} + {result};"])
+            inner += block("", columns)
+        place = self.folds[fold.value]
+        save = [f"{self.buffer(place, r, f'c + {q}')} = t_{r}_{q};" for q in range(width) for r in self.row_range]
+        loop = block(f"for (int k = 0; k < {body.count}; k++)", inner)
+        return block(f"for (int c = c0; c < c1; c += {width})", [*sums, *loop, *save])
