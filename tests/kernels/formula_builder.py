@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from farfield_kernels.differentiate import vjp
 from farfield_kernels.domains import Case, Domain
 from farfield_kernels.errors import LimitError, RuleError
-from farfield_kernels.expr import Array, Expr, Operator, apply, variable
+from farfield_kernels.expr import Array, Expr, Operator, Var, apply, topological, variable
+from farfield_kernels.grammar import MAX_POSITION
 from farfield_kernels.lower import lower
 from farfield_kernels.operators import named_operators
 from farfield_kernels.operators.differential import Differential
@@ -31,7 +33,7 @@ from .formula_trees import Argument, Tree
 DIMS = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7)
 NUMBERS = ("1", "2", "3", "0.5", "1.5", ".25", "1e-1", "2.", "-1", "-0.75", "0")
 LARGEST = 50.0  # value of a formula, before it is scaled
-MAX_OPERATIONS = 150  # scalar operations of one formula: a compiler takes 3 ms for each
+MAX_OPERATIONS = 200  # scalar operations of one formula and its gradient: a compiler takes 3 to 10 ms for each
 
 
 @functools.cache
@@ -255,5 +257,7 @@ def _is_smooth(formula: Tree, by: Argument, order: int) -> bool:
 
 
 def operations(formula: Expr) -> int:
-    """Scalar operations of a kernel that sums a formula."""
-    return len(lower([Term(formula, SUM, "i")], "i").values)
+    """Scalar operations of a kernel that computes a formula and its gradient."""
+    arguments = [node for node in topological([formula]) if isinstance(node, Var)]
+    gradients = vjp([(formula, variable(MAX_POSITION, formula.dim, "p"))], arguments)
+    return len(lower([Term(found, SUM, "i") for found in (formula, *gradients)], "i").values)

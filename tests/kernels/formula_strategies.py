@@ -57,11 +57,6 @@ class Group:
     ranges: tuple[Array, ...] | None
 
     @property
-    def selects(self) -> bool:
-        """Whether integers among the results are places of terms rather than counts."""
-        return any(result.kind == "column" for result in REDUCTIONS[self.reduction].results)
-
-    @property
     def batch(self) -> tuple[int, ...]:
         """The batch axes of the call."""
         return np.broadcast_shapes(*(a.array.shape[: a.rows_from] for a in self.arguments))

@@ -33,7 +33,7 @@ from .reduction_checks import forced_splits
 SAMPLES = 3  # perturbed evaluations
 NOISE = 4  # units in the last place by which each operator is perturbed
 SPREADS = 8  # times the largest change that perturbations made
-UNITS = 64  # in the last place of the largest number, allowed whatever the perturbations change
+UNITS = 64  # in the last place of the largest number, allowed whatever the perturbations change, and one per term
 LOOSE = {"float32": 1e-3, "float64": 1e-9}  # an allowance beyond this part of the largest number checks little
 
 
@@ -144,11 +144,18 @@ def _check_graph(group: Group, tree: Tree) -> None:
 
 
 def _allowance(
-    expected: Array, samples: Sequence[Array], dtype: str, *, by_component: bool = True, least: Array | None = None
+    expected: Array,
+    samples: Sequence[Array],
+    dtype: str,
+    *,
+    terms: int = 0,
+    by_component: bool = True,
+    least: Array | None = None,
 ) -> Array:
     """How far a right result may be off: one number for each component (the last axis), or one for all.
 
     Args:
+        terms: how many numbers are summed; where they are equal, each addition may be off in the same direction.
         least: sizes of what was computed with, where results may be smaller because terms cancel.
     """
     axes = tuple(range(expected.ndim - by_component))
@@ -158,7 +165,7 @@ def _allowance(
     spread = np.nan_to_num(np.max(moved, axis=0), nan=np.inf).max(axes, keepdims=True, initial=0)
     if least is not None:
         size = np.maximum(size, least if least.shape[-1:] == expected.shape[-1:] else least.max())
-    return np.asarray(SPREADS * spread + UNITS * float(np.finfo(dtype).eps) * size)
+    return np.asarray(SPREADS * spread + (UNITS + terms) * float(np.finfo(dtype).eps) * size)
 
 
 def _same(a: Array, b: Array) -> Array:
@@ -198,16 +205,19 @@ def _check_values(group: Group, spec: Spec, dtype: str, report: Report) -> list[
     if group.ranges is None:
         with forced_splits(3):
             runs[f"{dtype} with split columns"] = engine.run(spec, given, device="cpu").arrays
-    expected, samples = _sampled(read(spec), arrays, group, dtype)
+    operation = read(spec)
+    assert isinstance(operation, Reduce)
+    expected, samples = _sampled(operation, arrays, group, dtype)
     value = group.joined[0].value
     least = np.abs(value).max(tuple(range(value.ndim - 1)), initial=0)
     for how, results in runs.items():
         for place, (result, right) in enumerate(zip(results, expected, strict=True)):
             what = f"result {place}, {how}"
             if right.dtype.kind == "i":
-                _check_places(group, dtype, result, right, [s[place] for s in samples], what)
+                kind = operation.reduction.results[place].kind
+                _check_integers(group, dtype, kind, result, right, [s[place] for s in samples], what)
                 continue
-            allowed = _allowance(right, [s[place] for s in samples], dtype, least=least)
+            allowed = _allowance(right, [s[place] for s in samples], dtype, terms=max(group.sizes), least=least)
             _assert_near(result, right, allowed, what)
             _count(report, right, allowed, dtype)
     return got
@@ -219,15 +229,15 @@ def _count(report: Report, expected: Array, allowed: Array, dtype: str) -> None:
     report.loose += int(np.sum(allowed > LOOSE[dtype] * max(size, 1e-3)))
 
 
-def _check_places(
-    group: Group, dtype: str, got: Array, expected: Array, samples: Sequence[Array], what: str
+def _check_integers(
+    group: Group, dtype: str, kind: str, got: Array, expected: Array, samples: Sequence[Array], what: str
 ) -> None:
     """Places are right, or those of terms that rounding cannot tell from the right ones; counts likewise."""
     assert got.dtype == expected.dtype, f"{what}: {got.dtype}"
     if np.array_equal(got, expected):
         return
     assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
-    if not group.selects:
+    if kind == "count":
         within = np.max([np.abs(sample - expected) for sample in samples], axis=0)
         assert np.all(np.abs(got - expected) <= within), f"{what}: counts differ"
         return
@@ -270,7 +280,8 @@ def _check_derivatives(group: Group, results: Sequence[Array], report: Report) -
     expected, samples = _sampled(read(spec.vjp(wrt)), taken, group, "float64")
     spreads = 0.0
     for place, (gradient, right) in enumerate(zip(gradients, expected, strict=True)):
-        allowed = _allowance(right, [s[place] for s in samples], "float64", by_component=False)
+        found = [s[place] for s in samples]
+        allowed = _allowance(right, found, "float64", terms=max(group.sizes), by_component=False)
         _assert_near(gradient, right, allowed, f"gradient in argument {place}")
         _count(report, right, allowed, "float64")
         spreads += float(allowed.max()) * float(np.abs(directions[place]).sum())
