@@ -161,11 +161,14 @@ def test_hostile_text_is_refused_fast_and_without_memory(what: str) -> None:
     tracemalloc.start()
     try:
         refused(spec)
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(3):
-            refused(spec)
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+        grown = []
+        for _ in range(3):  # other threads of the test runner allocate too, now and then
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(3):
+                refused(spec)
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
+        assert min(grown) < 20_000
     finally:
         tracemalloc.stop()
 

@@ -126,7 +126,7 @@ BROKEN: tuple[tuple[str, str, str, Change, Check], ...] = (
     ("Mean", "", "merge", fields(merge="$s -= $s2;"), values),
     ("Mean", "saving", "number of terms", finish("terms", "terms + 1", 1), saved),
     ("Mean", "saving", "gradient not divided", fields(gradient=lambda pair: (pair.cotangents[0], None)), gradient),
-    ("Var", "", "step without the new mean", text("step", "($t - $a)", "d"), values),
+    ("Var", "", "step with the old number", text("step", "($n - K(1))", "$n"), values),
     ("Var", "", "merge without the distance of the means", text("merge", "d * d *", "0 *"), values),
     ("Var", "", "merge keeps the mean", text("merge", "$a += d * ($n2 / n);", ""), values),
     ("Var", "", "divided by one less", finish("terms", "(terms - 1)"), values),

@@ -21,12 +21,13 @@ def schedule(spec: Spec, device: str = "cpu", dtype: str = "float32") -> Schedul
 
 
 def test_narrow_programs_hold_their_rows_in_registers() -> None:
-    """The seed's rows and sums fit; seventy components do not."""
+    """The seed's rows and sums fit; seventy components, each with a maximum of its own, do not."""
     seed = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
     assert schedule(seed).in_registers
     assert schedule(seed).rows == 2
-    assert not schedule(WIDE).in_registers
-    assert schedule(WIDE).rows == 1
+    maxima = Spec(WIDE.formula, WIDE.variables, "LogSumExp")
+    assert not schedule(maxima).in_registers
+    assert schedule(maxima).rows == 1
 
 
 @pytest.mark.parametrize("reduction", ["Sum", "LogSumExp", "Max_ArgMax", "Min"])
