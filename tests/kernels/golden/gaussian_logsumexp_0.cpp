@@ -25,8 +25,12 @@ template <class E> struct Entries {
   __attribute__((always_inline)) E &operator[](i64 q) const { return p[q * step]; }
 };
 #ifdef AVX512_BUILTINS
-HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+#else
+HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+#endif
+#ifdef AVX512_BUILTINS
+HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V clamped(V x) {  // NaN, as the second operand, stays
   x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
   return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
@@ -36,7 +40,6 @@ HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
-HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
 HOT V clamped(V x) {
   x = K(90.0f) < x ? K(90.0f) : x;
   return x < K(-105.0f) ? K(-105.0f) : x;
@@ -54,7 +57,21 @@ HOT V exp(V x) {
   return scaled((p * r + K(1)) * r + K(1), n);
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
-HOT V log(V x) { V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_logf(x[l]); return y; }
+HOT V log(V x) {
+  const I is_small = x < K(1.17549435e-38f);
+  const V lifted = is_small ? x * K(33554432.0f) : x;
+  const I bits = (I)lifted - KI(0x3f3504f3);
+  const V f = (V)((bits & KI(0x007fffff)) + KI(0x3f3504f3)) - K(1);
+  const V n = __builtin_convertvector(bits >> 23, V) - (is_small ? K(25) : K(0));
+  const V s = f / (K(2) + f), z = s * s, half = K(0.5) * f * f;
+  V p = K(0.2333226775f);
+  p = p * z + K(0.285507414f);
+  p = p * z + K(0.4000012271f);
+  p = p * z + K(0.6666666655f);
+  V y = n * K(0.693359375f) - ((half - (s * (half + p * z) + n * K(-2.12194440e-4f))) - f);
+  y = x < K(0) ? K(0) / K(0) : x == K(0) ? K(-INF) : y;
+  return x - x == K(0) ? y : x == K(-INF) ? x - x : x;
+}
 HOT f64 log(f64 x) { return __builtin_log(x); }
 HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }

@@ -25,8 +25,12 @@ template <class E> struct Entries {
   __attribute__((always_inline)) E &operator[](i64 q) const { return p[q * step]; }
 };
 #ifdef AVX512_BUILTINS
-HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
+#else
+HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
+#endif
+#ifdef AVX512_BUILTINS
+HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V clamped(V x) {  // NaN, as the second operand, stays
   x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
   return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
@@ -36,7 +40,6 @@ HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
-HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
 HOT V clamped(V x) {
   x = K(90.0f) < x ? K(90.0f) : x;
   return x < K(-105.0f) ? K(-105.0f) : x;
