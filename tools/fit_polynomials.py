@@ -70,29 +70,36 @@ def odd(f: Real, third: mp.mpf) -> Real:
     return rest
 
 
+def exp2(f: mp.mpf) -> mp.mpf:
+    """2**f = 1 + f exp2(f)."""
+    return mp.log(2) if abs(f) < NEAR_ZERO else (mp.mpf(2) ** f - 1) / f
+
+
 def cos(z: mp.mpf) -> mp.mpf:
     """cos(x) = 1 - x**2 / 2 + x**4 cos(x**2)."""
     return mp.mpf(1) / 24 - z / 720 if z < NEAR_ZERO else (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2
 
 
+HALF, ZERO = mp.mpf(1) / 2, mp.mpf(10) ** -20
 LOG_END = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2
 QUARTER, EIGHTH = (mp.pi / 4 + mp.mpf("0.001")) ** 2, (mp.tan(mp.pi / 8) + mp.mpf("0.0001")) ** 2
 
-# Name, function of z, weight, end of [0, end], degree in float32 and in float64.
+# Name, function, weight, interval, degree in float32 and in float64.
 FITS = (
-    ("log", log, lambda z: mp.mpf(1), LOG_END, 3, 6),
-    ("sin", odd(mp.sin, mp.mpf(-1) / 6), lambda z: z, QUARTER, 2, 6),
-    ("cos", cos, lambda z: z * z, QUARTER, 2, 5),
-    ("tanh", odd(mp.tanh, mp.mpf(-1) / 3), lambda z: z, mp.mpf("0.63") ** 2, 4, 11),
-    ("atan", odd(mp.atan, mp.mpf(-1) / 3), lambda z: z, EIGHTH, 4, 10),
+    ("exp2", exp2, lambda f: f / mp.mpf(2) ** f, (-HALF, HALF + ZERO), 5, 10),
+    ("log", log, lambda z: mp.mpf(1), (ZERO, LOG_END), 3, 6),
+    ("sin", odd(mp.sin, mp.mpf(-1) / 6), lambda z: z, (ZERO, QUARTER), 2, 6),
+    ("cos", cos, lambda z: z * z, (ZERO, QUARTER), 2, 5),
+    ("tanh", odd(mp.tanh, mp.mpf(-1) / 3), lambda z: z, (ZERO, mp.mpf("0.63") ** 2), 4, 11),
+    ("atan", odd(mp.atan, mp.mpf(-1) / 3), lambda z: z, (ZERO, EIGHTH), 4, 10),
 )
 
 
 def main() -> None:
     """Print all of them."""
-    for name, f, weight, end, *degrees in FITS:
+    for name, f, weight, (low, high), *degrees in FITS:
         for dtype, degree, digits in zip(("float32", "float64"), degrees, (10, 18), strict=True):
-            coefficients, error = minimax(f, weight, mp.mpf(10) ** -20, end, degree)
+            coefficients, error = minimax(f, weight, low, high, degree)
             print(f"{name} {dtype}, error {mp.nstr(error, 3)}")
             print("   ", ", ".join(mp.nstr(c, digits) for c in coefficients))
 

@@ -157,7 +157,7 @@ def _levels(program: Program) -> list[str]:
         values = [program.values[number] for number in program.at(level)]
         computed = [value.code for value in values if not value.is_load and value.args]
         if values and level != "constant":
-            exps = sum(code.startswith("exp(") for code in computed)
+            exps = sum(code.startswith(("exp(", "exp2(")) for code in computed)
             loads = sum(value.is_load for value in values)
             lines.append(f"  {words:<22} {len(computed)} operations ({exps} exp), {loads} values read")
     return lines

@@ -20,6 +20,8 @@ Level = Literal["constant", "p", "row", "col", "pair"]
 
 MAX_VALUES = 10_000  # scalar operations of one kernel; a compiler takes 2 to 5 ms for each
 
+LOG2_E = "1.4426950408889634"
+
 MAX_SCALARS = 100_000  # components of all nodes together: values may be shared, the work of lowering is not
 
 
@@ -189,13 +191,28 @@ class _Builder:
 
     def emit(self, code: str, *args: int) -> int:
         level = self.join([self.values[arg].level for arg in args])
-        if code == "-$a" and level == "pair":
-            # The sign of a product is that of a factor, which may not have to be turned for every pair.
-            product = self.values[args[0]]
-            for place, factor in enumerate(product.args if product.code == "$a * $b" else ()):
-                if self.values[factor].level != "pair":
-                    return self.emit("$a * $b", self.emit(code, factor), product.args[1 - place])
+        if level == "pair" and code in ("-$a", "exp($a)"):
+            factored = self.factored(args[0])
+            if factored and code == "-$a":
+                return self.emit("$a * $b", self.emit("-$a", factored[0]), factored[1])
+            if factored:
+                return self.emit("exp2($a)", self.emit("$a * $b", self.in_base_2(factored[0]), factored[1]))
         return self.add(Value(level, code, args))
+
+    def factored(self, number: int) -> tuple[int, int] | None:
+        """A value as a product whose first factor is not one of pairs: what is done to that costs little."""
+        value = self.values[number]
+        if value.code == "-$a":
+            return self.emit("K(-1)"), value.args[0]
+        for place, factor in enumerate(value.args if value.code == "$a * $b" else ()):
+            if self.values[factor].level != "pair":
+                return factor, value.args[1 - place]
+        return None
+
+    def in_base_2(self, factor: int) -> int:
+        """The factor of an exponent, for exp2 instead of exp; one too large for that stays as it is."""
+        scaled = self.emit(f"$a * K({LOG2_E})", factor)
+        return self.emit("$a - $a == K(0) ? $a : $b", scaled, factor)
 
     def leaf(self, node: Expr) -> list[int]:
         if isinstance(node, Const):

@@ -31,6 +31,7 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 FUNCTIONS = {
     "Exp": (np.exp, 2, 4, (-746.0, 710.0)),
+    "Exp2": (np.exp2, 2, 4, (-1080.0, 1030.0)),
     "Log": (np.log, 2, 4, (1e-320, 1e6)),
     "Sin": (np.sin, 2, 4, (-1e9, 1e9)),
     "Cos": (np.cos, 2, 4, (-1e9, 1e9)),

@@ -22,6 +22,7 @@ from .skeletons import CPP
 from .statements import block, c_type, fill, finish, functions, indent, out_type, sizes, statements, title
 
 LOW_MASK = (1 << INDEX_SHIFT) - 1
+WRITTEN_OUT = 4  # components whose copies are no loop, which takes twice the time
 
 
 def emit(program: Program, schedule: Schedule) -> str:
@@ -99,8 +100,11 @@ class _Emitter(Pairs):
                 half = f"({index}) >> {INDEX_SHIFT}" if value.half == "high" else f"({index}) & {LOW_MASK}"
                 lines.append(f"{at(str(place), 'l')} = (T)({half});")
                 continue
-            source = f"a{value.position}[({index}) * {self.widths[value.argument]} + {value.component} + k]"
-            lines.append(f"for (int k = 0; k < {count}; k++) {at(f'({place} + k)', 'l')} = {source};")
+            source = f"a{value.position}[({index}) * {self.widths[value.argument]} + {value.component}"
+            if count <= WRITTEN_OUT:
+                lines += [f"{at(str(place + k), 'l')} = {source} + {k}];" for k in range(count)]
+            else:
+                lines.append(f"for (int k = 0; k < {count}; k++) {at(f'({place} + k)', 'l')} = {source} + k];")
         return lines
 
     def _runs(self, slots: dict[int, int]) -> Iterable[tuple[int, int, int]]:

@@ -55,6 +55,8 @@ class Numbers:
     magnitude: str
     exp: tuple[str, ...]
     exp_range: tuple[str, str]
+    exp2: tuple[str, ...]
+    exp2_range: tuple[str, str]
     ln2: tuple[str, str]
     log2e: str
     log: tuple[str, ...]
@@ -83,6 +85,15 @@ FLOAT = Numbers(
     magnitude="0x7fffffff",
     exp=("0.49999993432f", "0.16666520397f", "0.041668390831f", "0.0083687453200f", "0.0013814537893f"),
     exp_range=("-105.0f", "90.0f"),
+    exp2=(
+        "0.693147215f",
+        "0.2402265278f",
+        "0.05550310552f",
+        "0.009617693255f",
+        "0.001340664357f",
+        "0.0001559460441f",
+    ),
+    exp2_range=("-152.0f", "129.0f"),
     ln2=("0.693359375f", "-2.12194440e-4f"),
     log2e="1.44269504f",
     log=("0.6666666655f", "0.4000012271f", "0.285507414f", "0.2333226775f"),
@@ -122,6 +133,20 @@ DOUBLE = Numbers(
         "2.3796479232995848e-08",
     ),
     exp_range=("-746.0", "710.0"),
+    exp2=(
+        "0.693147180559945697",
+        "0.24022650695910098",
+        "0.0555041086647903893",
+        "0.009618129107607002",
+        "0.0013333558153441335",
+        "0.000154035304415726002",
+        "1.52527273838722483e-05",
+        "1.32154426751148779e-6",
+        "1.0180648196634994e-7",
+        "7.07257044561083669e-9",
+        "4.0779938457108778e-10",
+    ),
+    exp2_range=("-1080.0", "1026.0"),
     ln2=("0.693147180369123816490", "1.90821492927058770002e-10"),
     log2e="1.4426950408889634",
     log=(
@@ -194,30 +219,36 @@ HOT V nearest(V t) {{ const V magic = K({n.magic}); return (t + magic) - magic; 
 """)
 
 
-def _exp(n: Numbers) -> Function:
-    """1 ulp. x = n ln 2 + r with |r| <= ln(2) / 2, ln 2 in two parts; 2**n in two halves where no instruction
-    scales, so that results below the smallest normal number are right."""
-    low, high = n.exp_range
-    return Function(
-        f"""\
+def _scaled(n: Numbers) -> Function:
+    """p times 2**n; in two halves where no instruction does it, so that results below the smallest normal number
+    are right."""
+    return Function(f"""\
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) {{ return __builtin_ia32_scalef{n.s}512_mask(p, n, p, ({n.mask})-1, 4); }}
-HOT V clamped(V x) {{  // NaN, as the second operand, stays
-  x = __builtin_ia32_min{n.s}512_mask(K({high}), x, x, ({n.mask})-1, 4);
-  return __builtin_ia32_max{n.s}512_mask(K({low}), x, x, ({n.mask})-1, 4);
+HOT V clamped(V x, V low, V high) {{  // NaN, as the second operand, stays
+  x = __builtin_ia32_min{n.s}512_mask(high, x, x, ({n.mask})-1, 4);
+  return __builtin_ia32_max{n.s}512_mask(low, x, x, ({n.mask})-1, 4);
 }}
 #else
 HOT V scaled(V p, V n) {{
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + {n.bias}) << {n.bits}) * (V)((k - half + {n.bias}) << {n.bits});
 }}
-HOT V clamped(V x) {{
-  x = K({high}) < x ? K({high}) : x;
-  return x < K({low}) ? K({low}) : x;
+HOT V clamped(V x, V low, V high) {{
+  x = high < x ? high : x;
+  return x < low ? low : x;
 }}
 #endif
+""")
+
+
+def _exp(n: Numbers) -> Function:
+    """1 ulp. x = n ln 2 + r with |r| <= ln(2) / 2, ln 2 in two parts."""
+    low, high = n.exp_range
+    return Function(
+        f"""\
 HOT V exp(V x) {{
-  x = clamped(x);
+  x = clamped(x, K({low}), K({high}));
   const V n = nearest(x * K({n.log2e}));
   const V r = (x - n * K({n.ln2[0]})) - n * K({n.ln2[1]});
 {horner("p", "r", n.exp)}
@@ -225,7 +256,27 @@ HOT V exp(V x) {{
 }}
 HOT f64 exp(f64 x) {{ return __builtin_exp(x); }}
 """,
-        ("nearest",),
+        ("nearest", "scaled"),
+    )
+
+
+def _exp2(n: Numbers) -> Function:
+    """1 ulp. x = n + f with |f| <= 1/2; one instruction gives f, 0 where x is infinite."""
+    low, high = n.exp2_range
+    return Function(
+        f"""\
+HOT V exp2(V x) {{
+#if defined(AVX512_BUILTINS) && __GNUC__ >= 12
+  const V f = __builtin_ia32_reduce{n.s}512_mask_round(x, 8, x, ({n.mask})-1, 4), n = x - f;
+#else
+  x = clamped(x, K({low}), K({high}));
+  const V n = nearest(x), f = x - n;
+#endif
+{horner("p", "f", n.exp2)}
+  return scaled(p * f + K(1), n);
+}}
+""",
+        ("nearest", "scaled"),
     )
 
 
@@ -345,7 +396,7 @@ HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 """)
 
-OF_ONE = "log1p log2 log10 exp2 expm1 asin acos sinh cosh erf erfc lgamma cbrt ceil floor trunc rint".split()
+OF_ONE = "log1p log2 log10 expm1 asin acos sinh cosh erf erfc lgamma cbrt ceil floor trunc rint".split()
 OF_TWO = ("pow", "atan2", "hypot")
 
 
@@ -363,7 +414,9 @@ def functions_of(dtype: str) -> dict[str, Function]:
         "nearest": _nearest(n),
         "any": _ANY,
         "fabs": Function(f"HOT V fabs(V x) {{ return (V)((I)x & KI({n.magnitude})); }}\n"),
+        "scaled": _scaled(n),
         "exp": _exp(n),
+        "exp2": _exp2(n),
         "log": _log(n),
         "sin": _sin_and_cos(n, "sin"),
         "cos": _sin_and_cos(n, "cos"),

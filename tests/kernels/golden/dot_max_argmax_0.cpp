@@ -63,7 +63,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 2 + 1] : 0);
 
     for (int l = 0; l < BLOCK; l++) {
-      for (int k = 0; k < 2; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + k];
+      X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 0];
+      X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 1];
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -75,7 +76,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
         const int m = (int)smaller(TILE, range[1] - col0);
         for (int l = 0; l < m; l++) {
-          for (int k = 0; k < 2; k++) Y[(0 + k) * PITCH + l] = a1[(col0 + l) * 2 + 0 + k];
+          Y[0 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 0];
+          Y[1 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 1];
         }
         for (int g = 0; g < n; g += GROUP) {
           const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);

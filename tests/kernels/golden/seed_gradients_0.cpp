@@ -31,22 +31,22 @@ HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic;
 #endif
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
-HOT V clamped(V x) {  // NaN, as the second operand, stays
-  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
-  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+HOT V clamped(V x, V low, V high) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(high, x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(low, x, x, (unsigned short)-1, 4);
 }
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
-HOT V clamped(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  return x < K(-105.0f) ? K(-105.0f) : x;
+HOT V clamped(V x, V low, V high) {
+  x = high < x ? high : x;
+  return x < low ? low : x;
 }
 #endif
 HOT V exp(V x) {
-  x = clamped(x);
+  x = clamped(x, K(-105.0f), K(90.0f));
   const V n = nearest(x * K(1.44269504f));
   const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
   V p = K(0.0013814537893f);
@@ -99,8 +99,12 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a4 = (const T *)in[4] + (offsets ? offsets[batch * 5 + 4] : 0);
     const V v3 = K(a3[0]);
     for (int l = 0; l < BLOCK; l++) {
-      for (int k = 0; k < 3; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
-      for (int k = 0; k < 3; k++) X[(l) / GROUP * X_GROUP + (3 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + k];
+      X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 0];
+      X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 1];
+      X[(l) / GROUP * X_GROUP + 2 * GROUP + (l) % GROUP] = a4[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 2];
+      X[(l) / GROUP * X_GROUP + 3 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 0];
+      X[(l) / GROUP * X_GROUP + 4 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 1];
+      X[(l) / GROUP * X_GROUP + 5 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 2];
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -111,8 +115,10 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
         const int m = (int)smaller(TILE, range[1] - col0);
         for (int l = 0; l < m; l++) {
-          for (int k = 0; k < 1; k++) Y[(0 + k) * PITCH + l] = a2[(col0 + l) * 1 + 0 + k];
-          for (int k = 0; k < 3; k++) Y[(2 + k) * PITCH + l] = a1[(col0 + l) * 3 + 0 + k];
+          Y[0 * PITCH + l] = a2[(col0 + l) * 1 + 0 + 0];
+          Y[2 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 0];
+          Y[3 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 1];
+          Y[4 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 2];
         }
         for (int l = 0; l < m; l += LANES) {
           const V v4 = *(V *)&Y[0 * PITCH + l];

@@ -31,32 +31,35 @@ HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic;
 #endif
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
-HOT V clamped(V x) {  // NaN, as the second operand, stays
-  x = __builtin_ia32_minps512_mask(K(90.0f), x, x, (unsigned short)-1, 4);
-  return __builtin_ia32_maxps512_mask(K(-105.0f), x, x, (unsigned short)-1, 4);
+HOT V clamped(V x, V low, V high) {  // NaN, as the second operand, stays
+  x = __builtin_ia32_minps512_mask(high, x, x, (unsigned short)-1, 4);
+  return __builtin_ia32_maxps512_mask(low, x, x, (unsigned short)-1, 4);
 }
 #else
 HOT V scaled(V p, V n) {
   const I k = __builtin_convertvector(n, I), half = k >> 1;
   return p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
 }
-HOT V clamped(V x) {
-  x = K(90.0f) < x ? K(90.0f) : x;
-  return x < K(-105.0f) ? K(-105.0f) : x;
+HOT V clamped(V x, V low, V high) {
+  x = high < x ? high : x;
+  return x < low ? low : x;
 }
 #endif
-HOT V exp(V x) {
-  x = clamped(x);
-  const V n = nearest(x * K(1.44269504f));
-  const V r = (x - n * K(0.693359375f)) - n * K(-2.12194440e-4f);
-  V p = K(0.0013814537893f);
-  p = p * r + K(0.0083687453200f);
-  p = p * r + K(0.041668390831f);
-  p = p * r + K(0.16666520397f);
-  p = p * r + K(0.49999993432f);
-  return scaled((p * r + K(1)) * r + K(1), n);
+HOT V exp2(V x) {
+#if defined(AVX512_BUILTINS) && __GNUC__ >= 12
+  const V f = __builtin_ia32_reduceps512_mask_round(x, 8, x, (unsigned short)-1, 4), n = x - f;
+#else
+  x = clamped(x, K(-152.0f), K(129.0f));
+  const V n = nearest(x), f = x - n;
+#endif
+  V p = K(0.0001559460441f);
+  p = p * f + K(0.001340664357f);
+  p = p * f + K(0.009617693255f);
+  p = p * f + K(0.05550310552f);
+  p = p * f + K(0.2402265278f);
+  p = p * f + K(0.693147215f);
+  return scaled(p * f + K(1), n);
 }
-HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 240, CHUNK = 48 };
 enum { COMPONENTS = 10, SLOTS = 1, ROW_SLOTS = 12, COL_SLOTS = 22 };
@@ -94,7 +97,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a0 = (const T *)in[0] + (offsets ? offsets[batch * 3 + 0] : 0);
     const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 3 + 1] : 0);
     const T *const a2 = (const T *)in[2] + (offsets ? offsets[batch * 3 + 2] : 0);
-
+    const V v60 = K(-1) * K(1.4426950408889634);
+    const V v61 = v60 - v60 == K(0) ? v60 : K(-1);
     for (int l = 0; l < BLOCK; l++) {
       for (int k = 0; k < 12; k++) X[(l) / GROUP * X_GROUP + (0 + k) * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 12 + 0 + k];
     }
@@ -442,15 +446,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
             for (int c = c0; c < c1; c++) {
               {
                 const V v58_0 = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES);
-                const V v59_0 = -v58_0;
-                const V v60_0 = exp(v59_0);
-                *at(S, ((1 * SPAN + c - c0) * ROWS + 0) * LANES) = v60_0;
+                const V v62_0 = v61 * v58_0;
+                const V v63_0 = exp2(v62_0);
+                *at(S, ((1 * SPAN + c - c0) * ROWS + 0) * LANES) = v63_0;
               }
               {
                 const V v58_1 = *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES);
-                const V v59_1 = -v58_1;
-                const V v60_1 = exp(v59_1);
-                *at(S, ((1 * SPAN + c - c0) * ROWS + 1) * LANES) = v60_1;
+                const V v62_1 = v61 * v58_1;
+                const V v63_1 = exp2(v62_1);
+                *at(S, ((1 * SPAN + c - c0) * ROWS + 1) * LANES) = v63_1;
               }
             }
             for (int k0 = 0; k0 < 8; k0 += 8) {

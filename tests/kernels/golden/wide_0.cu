@@ -35,7 +35,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
   const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 3 + 0] : 0);
   const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 3 + 1] : 0);
   const T *__restrict__ a2 = b2 + (offsets ? offsets[batch * 3 + 2] : 0);
-
+  const V v60 = K(-1) * K(1.4426950408889634);
+  const V v61 = v60 - v60 == K(0) ? v60 : K(-1);
   const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
   const V v0_0 = a0[(row0) * 12 + 0];
   const V v1_0 = a0[(row0) * 12 + 1];
@@ -90,16 +91,16 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
         const V v21 = a1[(col) * 12 + 9];
         const V v22 = a1[(col) * 12 + 10];
         const V v23 = a1[(col) * 12 + 11];
-        const V v61 = a2[(col) * 10 + 0];
-        const V v62 = a2[(col) * 10 + 1];
-        const V v63 = a2[(col) * 10 + 2];
-        const V v64 = a2[(col) * 10 + 3];
-        const V v65 = a2[(col) * 10 + 4];
-        const V v66 = a2[(col) * 10 + 5];
-        const V v67 = a2[(col) * 10 + 6];
-        const V v68 = a2[(col) * 10 + 7];
-        const V v69 = a2[(col) * 10 + 8];
-        const V v70 = a2[(col) * 10 + 9];
+        const V v64 = a2[(col) * 10 + 0];
+        const V v65 = a2[(col) * 10 + 1];
+        const V v66 = a2[(col) * 10 + 2];
+        const V v67 = a2[(col) * 10 + 3];
+        const V v68 = a2[(col) * 10 + 4];
+        const V v69 = a2[(col) * 10 + 5];
+        const V v70 = a2[(col) * 10 + 6];
+        const V v71 = a2[(col) * 10 + 7];
+        const V v72 = a2[(col) * 10 + 8];
+        const V v73 = a2[(col) * 10 + 9];
         tile[q][0] = v12;
         tile[q][1] = v13;
         tile[q][2] = v14;
@@ -112,16 +113,16 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
         tile[q][9] = v21;
         tile[q][10] = v22;
         tile[q][11] = v23;
-        tile[q][12] = v61;
-        tile[q][13] = v62;
-        tile[q][14] = v63;
-        tile[q][15] = v64;
-        tile[q][16] = v65;
-        tile[q][17] = v66;
-        tile[q][18] = v67;
-        tile[q][19] = v68;
-        tile[q][20] = v69;
-        tile[q][21] = v70;
+        tile[q][12] = v64;
+        tile[q][13] = v65;
+        tile[q][14] = v66;
+        tile[q][15] = v67;
+        tile[q][16] = v68;
+        tile[q][17] = v69;
+        tile[q][18] = v70;
+        tile[q][19] = v71;
+        tile[q][20] = v72;
+        tile[q][21] = v73;
       }
       __syncthreads();
       V s[COMPONENTS][ROWS];
@@ -145,16 +146,16 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
         const V v21 = tile[c][9];
         const V v22 = tile[c][10];
         const V v23 = tile[c][11];
-        const V v61 = tile[c][12];
-        const V v62 = tile[c][13];
-        const V v63 = tile[c][14];
-        const V v64 = tile[c][15];
-        const V v65 = tile[c][16];
-        const V v66 = tile[c][17];
-        const V v67 = tile[c][18];
-        const V v68 = tile[c][19];
-        const V v69 = tile[c][20];
-        const V v70 = tile[c][21];
+        const V v64 = tile[c][12];
+        const V v65 = tile[c][13];
+        const V v66 = tile[c][14];
+        const V v67 = tile[c][15];
+        const V v68 = tile[c][16];
+        const V v69 = tile[c][17];
+        const V v70 = tile[c][18];
+        const V v71 = tile[c][19];
+        const V v72 = tile[c][20];
+        const V v73 = tile[c][21];
         {
           const V v24_0 = v0_0 - v12;
           const V v25_0 = v1_0 - v13;
@@ -191,47 +192,47 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v56_0 = v55_0 + v45_0;
           const V v57_0 = v56_0 + v46_0;
           const V v58_0 = v57_0 + v47_0;
-          const V v59_0 = -v58_0;
-          const V v60_0 = exp(v59_0);
-          const V v71_0 = v60_0 * v61;
-          const V v72_0 = v60_0 * v62;
-          const V v73_0 = v60_0 * v63;
-          const V v74_0 = v60_0 * v64;
-          const V v75_0 = v60_0 * v65;
-          const V v76_0 = v60_0 * v66;
-          const V v77_0 = v60_0 * v67;
-          const V v78_0 = v60_0 * v68;
-          const V v79_0 = v60_0 * v69;
-          const V v80_0 = v60_0 * v70;
+          const V v62_0 = v61 * v58_0;
+          const V v63_0 = exp2(v62_0);
+          const V v74_0 = v63_0 * v64;
+          const V v75_0 = v63_0 * v65;
+          const V v76_0 = v63_0 * v66;
+          const V v77_0 = v63_0 * v67;
+          const V v78_0 = v63_0 * v68;
+          const V v79_0 = v63_0 * v69;
+          const V v80_0 = v63_0 * v70;
+          const V v81_0 = v63_0 * v71;
+          const V v82_0 = v63_0 * v72;
+          const V v83_0 = v63_0 * v73;
           {
-            s[0][0] = s[0][0] + v71_0;
+            s[0][0] = s[0][0] + v74_0;
           }
           {
-            s[1][0] = s[1][0] + v72_0;
+            s[1][0] = s[1][0] + v75_0;
           }
           {
-            s[2][0] = s[2][0] + v73_0;
+            s[2][0] = s[2][0] + v76_0;
           }
           {
-            s[3][0] = s[3][0] + v74_0;
+            s[3][0] = s[3][0] + v77_0;
           }
           {
-            s[4][0] = s[4][0] + v75_0;
+            s[4][0] = s[4][0] + v78_0;
           }
           {
-            s[5][0] = s[5][0] + v76_0;
+            s[5][0] = s[5][0] + v79_0;
           }
           {
-            s[6][0] = s[6][0] + v77_0;
+            s[6][0] = s[6][0] + v80_0;
           }
           {
-            s[7][0] = s[7][0] + v78_0;
+            s[7][0] = s[7][0] + v81_0;
           }
           {
-            s[8][0] = s[8][0] + v79_0;
+            s[8][0] = s[8][0] + v82_0;
           }
           {
-            s[9][0] = s[9][0] + v80_0;
+            s[9][0] = s[9][0] + v83_0;
           }
         }
         {
@@ -270,47 +271,47 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v56_1 = v55_1 + v45_1;
           const V v57_1 = v56_1 + v46_1;
           const V v58_1 = v57_1 + v47_1;
-          const V v59_1 = -v58_1;
-          const V v60_1 = exp(v59_1);
-          const V v71_1 = v60_1 * v61;
-          const V v72_1 = v60_1 * v62;
-          const V v73_1 = v60_1 * v63;
-          const V v74_1 = v60_1 * v64;
-          const V v75_1 = v60_1 * v65;
-          const V v76_1 = v60_1 * v66;
-          const V v77_1 = v60_1 * v67;
-          const V v78_1 = v60_1 * v68;
-          const V v79_1 = v60_1 * v69;
-          const V v80_1 = v60_1 * v70;
+          const V v62_1 = v61 * v58_1;
+          const V v63_1 = exp2(v62_1);
+          const V v74_1 = v63_1 * v64;
+          const V v75_1 = v63_1 * v65;
+          const V v76_1 = v63_1 * v66;
+          const V v77_1 = v63_1 * v67;
+          const V v78_1 = v63_1 * v68;
+          const V v79_1 = v63_1 * v69;
+          const V v80_1 = v63_1 * v70;
+          const V v81_1 = v63_1 * v71;
+          const V v82_1 = v63_1 * v72;
+          const V v83_1 = v63_1 * v73;
           {
-            s[0][1] = s[0][1] + v71_1;
+            s[0][1] = s[0][1] + v74_1;
           }
           {
-            s[1][1] = s[1][1] + v72_1;
+            s[1][1] = s[1][1] + v75_1;
           }
           {
-            s[2][1] = s[2][1] + v73_1;
+            s[2][1] = s[2][1] + v76_1;
           }
           {
-            s[3][1] = s[3][1] + v74_1;
+            s[3][1] = s[3][1] + v77_1;
           }
           {
-            s[4][1] = s[4][1] + v75_1;
+            s[4][1] = s[4][1] + v78_1;
           }
           {
-            s[5][1] = s[5][1] + v76_1;
+            s[5][1] = s[5][1] + v79_1;
           }
           {
-            s[6][1] = s[6][1] + v77_1;
+            s[6][1] = s[6][1] + v80_1;
           }
           {
-            s[7][1] = s[7][1] + v78_1;
+            s[7][1] = s[7][1] + v81_1;
           }
           {
-            s[8][1] = s[8][1] + v79_1;
+            s[8][1] = s[8][1] + v82_1;
           }
           {
-            s[9][1] = s[9][1] + v80_1;
+            s[9][1] = s[9][1] + v83_1;
           }
         }
       }
