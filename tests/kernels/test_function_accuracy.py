@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from farfield_kernels import build
 from farfield_kernels.expr import Array, apply, variable
 from farfield_kernels.launch import Extent
 from kernels.operator_checks import compiled_kernel
-
-TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
-
-
-@pytest.fixture(params=TARGETS)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Kernels are compiled for one instruction set."""
-    name = str(request.param)
-    if name != "native" and platform.machine() != "x86_64":
-        pytest.skip(f"{name} belongs to x86-64, this is {platform.machine()}")
-    if name == "AVX2" and "avx2" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("this processor has no AVX2")
-    flags = tuple(flag.replace("native", TARGETS[name]) for flag in build.CPP_FLAGS)
-    monkeypatch.setattr(build, "CPP_FLAGS", flags)
-    return name
-
 
 FUNCTIONS = {
     "Exp": (np.exp, 2, 4, (-746.0, 710.0)),

@@ -150,14 +150,14 @@ def test_logsumexp_does_not_overflow(dtype: str) -> None:
 
 
 def test_a_million_terms_are_summed_accurately_in_float32() -> None:
-    """The relative error of a float32 sum of 1,000,000 uniform numbers is below 2e-7, whole and split."""
+    """The relative error of a float32 sum of 1,000,000 uniform numbers is below the peer's, whole and split."""
     values = np.random.default_rng(0).uniform(0, 1, (1_000_000, 1)).astype(np.float32)
     exact = values.sum(dtype=np.float64)
     spec = Spec("y", ("x = Vi(1)", "y = Vj(1)"))
     for splits in (1, 8):
         with forced_splits(splits):
             (got,) = computed(spec, np.zeros((1, 1), np.float32), values)
-        assert abs(got[0, 0] - exact) / exact < 2e-7
+        assert abs(got[0, 0] - exact) / exact < 4.3e-8  # pykeops 2.3 with its default, block_sum
 
 
 # ---- gradients -----------------------------------------------------------------------------------------------

@@ -1,0 +1,28 @@
+"""Instruction sets that kernels are compiled for."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from farfield_kernels import build, execute
+
+TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Kernels are compiled for one instruction set."""
+    name = str(request.param)
+    if name != "native" and platform.machine() != "x86_64":
+        pytest.skip(f"{name} belongs to x86-64, this is {platform.machine()}")
+    if name == "AVX2" and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    flags = tuple(flag.replace("native", TARGETS[name]) for flag in build.CPP_FLAGS)
+    monkeypatch.setattr(build, "CPP_FLAGS", flags)
+    execute._cpu_kernels.cache_clear()
+    yield name
+    execute._cpu_kernels.cache_clear()
