@@ -200,16 +200,29 @@ HOT f64 sqrt(f64 x) {{ return __builtin_sqrt(x); }}
 """)
 
 
-_ANY = Function("""\
+def _any(n: Numbers) -> Function:
+    """Whether a comparison, all bits of whose lanes are alike, holds in some lane."""
+    return Function(f"""\
+#if defined(AVX512_BUILTINS)
+HOT bool any(I condition) {{ return __builtin_ia32_ptestm{n.lane}512(condition, condition, ({n.mask})-1) != 0; }}
+#elif defined(__AVX__) && !defined(__AVX512F__) && !defined(__clang__)
+typedef float Signs __attribute__((vector_size(BYTES)));
+HOT bool any(I condition) {{ return __builtin_ia32_movmskps256((Signs)condition) != 0; }}
+#elif defined(__SSE2__) && !defined(__AVX__) && !defined(__clang__)
+typedef float Signs __attribute__((vector_size(BYTES)));
+HOT bool any(I condition) {{ return __builtin_ia32_movmskps((Signs)condition) != 0; }}
+#else
 typedef i64 Bits __attribute__((vector_size(BYTES)));
-HOT i64 any(I condition) {
+HOT bool any(I condition) {{
   const Bits bits = (Bits)condition;
   i64 found = 0;
   for (int l = 0; l < BYTES / 8; l++) found |= bits[l];
-  return found;
-}
-HOT bool any(bool condition) { return condition; }
+  return found != 0;
+}}
+#endif
+HOT bool any(bool condition) {{ return condition; }}
 """)
+
 
 _FINITE = Function("""\
 HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
@@ -232,7 +245,7 @@ def functions_of(dtype: str) -> dict[str, Function]:
     )
     return {
         "nearest": _nearest(n),
-        "any": _ANY,
+        "any": _any(n),
         "fabs": Function(f"HOT V fabs(V x) {{ return (V)((I)x & KI({n.magnitude})); }}\n"),
         "scaled": _scaled(n),
         "exp": _exp(n),

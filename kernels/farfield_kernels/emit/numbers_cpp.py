@@ -14,7 +14,7 @@ class Numbers:
 
     Args:
         s: of `float` or of `double` in the names of instructions.
-        mask: the type of a mask of lanes.
+        mask, lane: the type of a mask of lanes, and the letter of integer lanes.
         suffix: of the C library's functions.
         bits, bias: how far the exponent is shifted, and its value for 1.
         magic: adding it rounds to an integer.
@@ -28,6 +28,7 @@ class Numbers:
 
     s: str
     mask: str
+    lane: str
     suffix: str
     bits: int
     bias: str
@@ -58,6 +59,7 @@ class Numbers:
 FLOAT = Numbers(
     s="ps",
     mask="unsigned short",
+    lane="d",
     suffix="f",
     bits=23,
     bias="127",
@@ -95,6 +97,7 @@ FLOAT = Numbers(
 DOUBLE = Numbers(
     s="pd",
     mask="unsigned char",
+    lane="q",
     suffix="",
     bits=52,
     bias="1023LL",
