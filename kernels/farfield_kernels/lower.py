@@ -202,12 +202,19 @@ class _Builder:
     def factored(self, number: int) -> tuple[int, int] | None:
         """A value as a product whose first factor is not one of pairs: what is done to that costs little."""
         value = self.values[number]
-        if value.code == "-$a":
+        if value.code == "-$a" and self.is_sum_of_products(value.args[0]):
             return self.emit("K(-1)"), value.args[0]
         for place, factor in enumerate(value.args if value.code == "$a * $b" else ()):
             if self.values[factor].level != "pair":
                 return factor, value.args[1 - place]
         return None
+
+    def is_sum_of_products(self, number: int) -> bool:
+        """Such as a squared distance: rounded as often as one more factor would."""
+        value = self.values[number]
+        if value.code == "$a + $b":
+            return self.values[value.args[1]].code == "$a * $b"
+        return value.code == "$a * $b + $c"
 
     def in_base_2(self, factor: int) -> int:
         """The factor of an exponent, for exp2 instead of exp; one too large for that stays as it is."""

@@ -7,14 +7,16 @@ vector they read, they are one *body*, and the vector's places in a row block or
 - a *family*: components of the reduced formula, or of its weights, that are one body each, such as those of
   K(x_i, y_j) b_j.
 
-What is short, or does not repeat, stays as it was written. A loop needs no more registers and no longer text for a
-thousand components than for ten, and a tile of several columns shares what it reads of the rows.
+What is short, or does not repeat, stays as it was written, and so does what is dear and read elsewhere too: a loop
+would compute it again. A loop needs no more registers and no longer text for a thousand components than for ten,
+and a tile of several columns shares what it reads of the rows.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .lower import Level, Program
@@ -24,6 +26,8 @@ Kind = Literal["scalar", "row", "col", "p"]
 LEAST = 8  # components from which a loop is faster than straight text
 MAX_NESTED = 40  # operations of one component, one inside the other
 SUMS = {"$a + $b": 0, "$a * $b + $c": 2}  # code of a link in a chain of sums -> which operand is the sum so far
+CHEAP = ("$a + $b", "$a - $b", "$a * $b", "-$a")  # a loop may compute these again, where others read them too
+MANY_FOLDS = 32  # beyond so many, each being some 300 lines of text, short ones stay straight
 TRIES = 4  # ends of one chain of sums that are tried: Sum(u) + a + b ends in two terms that are no components
 
 
@@ -104,8 +108,11 @@ def places(program: Program, level: Level) -> dict[int, int]:
 def roll(program: Program) -> Rolls:
     """Find the loops of a program."""
     finder = _Finder(program)
-    if any(field.each == "K" for field in program.reduction.state):
-        return Rolls(finder.folds())  # a selection's step is long, its terms are few
+    folds = finder.folds()
+    if len(folds) > MANY_FOLDS:
+        folds = tuple(fold for fold in folds if fold.body.count >= 4 * LEAST)
+    if program.reduction.takes_count:
+        return Rolls(folds)  # a selection's step is long, its terms are few
     is_shifted = program.reduction.scheme == "shifted sum"  # its terms are kept for the chunk as they are
     ranges = {} if is_shifted else dict.fromkeys((output.first, output.count) for output in program.outputs)
     components = [finder.family(program.components, first, count) for first, count in ranges]
@@ -113,13 +120,36 @@ def roll(program: Program) -> Rolls:
     weights = finder.family(program.weights, 0, len(program.weights)) or finder.family(
         program.weights, tail, len(program.weights) - tail
     )
-    return Rolls(finder.folds(), tuple(found for found in components if found), (weights,) if weights else ())
+    rolls = Rolls(folds, tuple(found for found in components if found), (weights,) if weights else ())
+    read = straight(program, rolls)
+    return replace(rolls, folds=tuple(fold for fold in folds if fold.value in read))
+
+
+def straight(program: Program, rolls: Rolls) -> set[int]:
+    """The values that no loop computes: what the other components and weights, and the scalars of families, need.
+    A fold that is read is one of them, what is inside it is not."""
+    families = (*rolls.components, *rolls.weights)
+    folds = {fold.value for fold in rolls.folds}
+    rolled = {k for family in rolls.components for k in family.range}
+    weighted = {k for family in rolls.weights for k in family.range}
+    stack = [value for k, value in enumerate(program.components) if k not in rolled]
+    stack += [value for k, value in enumerate(program.weights) if k not in weighted]
+    stack += [n for family in families for n in family.body.scalars() if program.values[n].level == "pair"]
+    found: set[int] = set()
+    while stack:
+        number = stack.pop()
+        if number not in found:
+            found.add(number)
+            stack.extend(() if number in folds else program.values[number].args)
+    return found
 
 
 class _Finder:
     def __init__(self, program: Program) -> None:
         self.program, self.values = program, program.values
         self.places = {level: places(program, level) for level in ("row", "col")}
+        self.readers = Counter(arg for value in program.values for arg in set(value.args))
+        self.readers.update({*program.components, *program.weights})
 
     def family(self, values: Sequence[int], first: int, count: int) -> Family | None:
         if count < LEAST:
@@ -134,10 +164,13 @@ class _Finder:
         inside: set[int] = set()
         begins = self.begins()
         tries = dict.fromkeys(begins.values(), TRIES)
+        continued: set[int | None] = set()  # sums that one of several next terms was tried with
         for number in reversed(begins):
-            if number in inside or not tries[begins[number]]:
+            before = self.before(number)
+            if number in inside or before in continued or not tries[begins[number]]:
                 continue
             tries[begins[number]] -= 1
+            continued.add(before)
             links = self.chain(number)
             body = None
             # The first term may look like a link itself.
@@ -212,7 +245,8 @@ class _Finder:
             values = [self.values[number] for number in numbers]
             code = values[0].code
             alike = code and all(value.level == "pair" and value.code == code for value in values)
-            if not alike or nested == MAX_NESTED:
+            is_own = code in CHEAP or all(self.readers[number] == 1 for number in numbers)
+            if not (alike and is_own) or nested == MAX_NESTED:
                 return None
             return applied(code, zip(*(value.args for value in values), strict=True), nested + 1)
 

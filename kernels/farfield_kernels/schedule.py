@@ -14,7 +14,7 @@ from typing import Literal
 
 from .errors import LimitError
 from .lower import Program
-from .roll import Rolls, places, roll
+from .roll import Rolls, places, roll, straight
 
 Device = Literal["cpu", "cuda"]
 
@@ -100,15 +100,19 @@ def plan(
 def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...], results: str) -> Schedule:
     """Of a CPU kernel with loops over components; what they read lies in memory, near enough to a core."""
     slots = [len(places(program, level)) for level in ("row", "col")]
-    looped = sum(family.body.count for family in (*rolls.components, *rolls.weights))
-    straight = sum(program.entries(field) for field in program.reduction.state) * len(program.components) - looped
+    components = len(program.components) - sum(family.body.count for family in rolls.components)
+    weights = len(program.weights) - sum(family.body.count for family in rolls.weights)
+    per_component = sum(weights if field.each == "W" else 1 for field in program.reduction.state)
+    held = components * per_component + len(straight(program, rolls).intersection(program.kept("row")))
     size = 4 if dtype == "float32" else 8
-    block, tile = 256, 960 if program.reduction.scheme == "shifted sum" or program.reduction.takes_count else 240
+    merges_seldom = program.reduction.scheme == "shifted sum" or program.reduction.takes_count
+    block = 256
+    tile = 960 if merges_seldom else 240
     while block > 32 and block * slots[0] * size > L2_BYTES:
         block //= 2
     while tile > 48 and tile * slots[1] * size > L2_BYTES:
         tile = max(48, tile // 2 // 48 * 48)
-    in_registers = straight <= 2 * REGISTERS["cpu"]
+    in_registers = held <= 2 * REGISTERS["cpu"]
     return Schedule("cpu", dtype, 2, block, tile, 48, in_registers, "rows", stored, results)
 
 

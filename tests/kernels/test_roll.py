@@ -53,6 +53,26 @@ def test_what_is_short_or_does_not_repeat_stays_straight() -> None:
     assert not rolls(reversed_, ("x = Vi(8)", "y = Vj(8)"))
 
 
+def test_what_is_dear_is_not_computed_again() -> None:
+    """An exp that twenty sums read stays straight, a difference does not; that of one sum is in its loop."""
+    matrix = (*DISTANCE, "A = Pm(400)")
+    assert counts(rolls("MatVecMult(A, Exp(x-y))", matrix)) == ([], [], [])
+    assert counts(rolls("MatVecMult(A, x-y)", matrix))[0] == [20] * 20
+    assert counts(rolls("Sum(Exp(x-y))", DISTANCE)) == ([20], [], [])
+
+
+def test_a_sum_is_found_behind_many_next_terms() -> None:
+    """Whether a scalar or a vector is added to it, from either side."""
+    for formula in ("SqDist(x,y) + c", "c + SqDist(x,y)", "SqDist(x,y) + Elem(c,0) + Elem(c,1)"):
+        assert counts(rolls(formula, (*DISTANCE, "c = Vj(30)")))[0] == [20], formula
+
+
+def test_sums_that_nothing_reads_are_not_computed() -> None:
+    """The families of a matrix that is a product have what their components are made of."""
+    found = rolls("MatVecMult(TensorProd(z,x), y)", ("x = Vi(9)", "y = Vj(9)", "z = Vj(9)"))
+    assert not (found.folds and found.components)
+
+
 def test_text_does_not_grow_with_the_dim() -> None:
     """A thousand components are as long a text as twenty."""
 
@@ -90,6 +110,17 @@ CALLS = (
     Wide("x|y", "SumSoftMaxWeight", "v", ("v = Vj(19)",)),
     Wide("x|y", "SumSoftMaxWeight", "v*Exp(-SqDist(x,y))", ("v = Vj(19)",)),
     Wide("-SqDist(x,y) + (x|y)", "LogSumExpWeight", "x*x", ()),
+    Wide(
+        "SqDist(x,y)",
+        "Max_SumShiftExpWeight",
+        "v*((Elem(x,0)-Elem(y,0))*SqDist(x,y))",
+        ("v = Vj(19)",),
+        has_gradient=False,
+    ),
+    Wide("x|y", "SumSoftMaxWeight", "v*Cos(Elem(x,0)*Elem(y,0) + (x|y))", ("v = Vj(19)",)),
+    Wide("Sum(Abs(x-y+1))", "SumSoftMaxWeight", "v*Cos((Elem(x,0)-Elem(y,0)+1)*Sum(Abs(x-y+1)))", ("v = Vj(19)",)),
+    Wide("MatVecMult(TensorProd(z,x), y)", extra=("z = Vj(9)",)),
+    Wide("Exp(x-y)*Sum(Sin(x-y)*Exp(x-y)) + c", extra=("c = Vj(20)",)),
     Wide("x|y", "LogSumExp"),
     Wide("x*y", "LogSumExp"),
     Wide("(x|y)*(x - y)", "Max"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..lower import Program
-from ..roll import Body, Family, Fold, Leaf
+from ..roll import Body, Family, Fold, Leaf, straight
 from ..schedule import Schedule
 from .cpp_state import LaneState
 from .statements import block, fill, operand
@@ -19,7 +19,7 @@ row; the state's way back to memory."""
 
 COLUMNS = 12  # of a register tile: with 2 vectors of rows 24 sums, of 32 registers
 COLUMNS_OF_16_REGISTERS = 6
-COMPONENTS = 8  # of a family at a time
+AT_A_TIME = 8  # components of a family
 
 
 class ComponentLoops(LaneState):
@@ -33,12 +33,14 @@ class ComponentLoops(LaneState):
         pairs = dict.fromkeys(
             n for family in families for n in family.body.scalars() if self.values[n].level == "pair"
         )
+        self.straight = straight(program, self.rolls)
         terms = [value for _, value in self.components] if self.is_shifted else []
+        later = {arg for number in self.straight for arg in self.values[number].args} | {*program.weights, *pairs}
         buffered = dict.fromkeys([*self.folds, *pairs])
         self.buffer_of = {number: place for place, number in enumerate(buffered)}
         # A term that is a fold and nothing else lies in the fold's buffer already.
         self.term_buffers = [
-            self.folds[value] if value in self.folds and value not in pairs and terms.count(value) == 1 else None
+            self.folds[value] if value in self.folds and value not in later and terms.count(value) == 1 else None
             for value in terms
         ]
         free = len(buffered)
@@ -103,11 +105,11 @@ class ComponentLoops(LaneState):
         update: Callable[[Family, str, int], Update],
     ) -> list[str]:
         """All components of a family over the columns of the chunk, a few at a time."""
-        whole = family.body.count // COMPONENTS * COMPONENTS
+        whole = family.body.count // AT_A_TIME * AT_A_TIME
         lines = []
         if whole:
-            few = self.some_components(family, "k0", COMPONENTS, update)
-            lines += block(f"for (int k0 = 0; k0 < {whole}; k0 += {COMPONENTS})", few)
+            few = self.some_components(family, "k0", AT_A_TIME, update)
+            lines += block(f"for (int k0 = 0; k0 < {whole}; k0 += {AT_A_TIME})", few)
         if whole < family.body.count:
             lines += block("", self.some_components(family, str(whole), family.body.count - whole, update))
         return lines

@@ -67,15 +67,7 @@ class Pairs(ComponentLoops):
         """Row values that the straight text reads, if they are held in registers."""
         if not self.in_registers:
             return []
-        families = [n for family in self.all_families for n in family.body.scalars()]
-        straight = [value for _, value in (*self.components, *self.weights)]
-        wanted = self.needed([*straight, *(n for n in families if self.values[n].level == "pair")])
-        return [number for number in self.program.kept("row") if number in wanted]
-
-    @property
-    def all_families(self) -> tuple[Family, ...]:
-        """Those of components and those of weights."""
-        return (*self.rolls.components, *self.rolls.weights)
+        return [number for number in self.program.kept("row") if number in self.straight]
 
     def needed(self, roots: Sequence[int]) -> set[int]:
         """The values that `roots` are computed from; what is inside a fold is not."""
