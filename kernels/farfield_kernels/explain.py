@@ -47,7 +47,7 @@ def explain(
         lines += _kernel(stage.emitted)
         lines += _separation(separated, spec.separation)
         if sizes:
-            lines.append(_chosen(Work(call, Sizes(dtype, *sizes), None, spec.separation), stage))
+            lines += _chosen(Work(call, Sizes(dtype, *sizes), None, spec.separation), stage)
         if with_source:
             lines += ["", stage.emitted.source]
         if separated:
@@ -90,15 +90,17 @@ def _loops(emitted: Emitted) -> list[str]:
     return [f"  loops      {', '.join(found)}"] if found else []
 
 
-def _chosen(work: Work, stage: Stage) -> str:
+def _chosen(work: Work, stage: Stage) -> list[str]:
+    """Which kernel a call of these sizes runs; a walk that is not shown yet is shown."""
     rows, cols = work.lengths(stage.program)
+    over_pairs = work.over_pairs(stage)
     if work.separated(stage):
-        way = "by passes"
-    elif work.over_pairs(stage) is stage.emitted:
-        way = "by pairs"
+        way, walk = "by passes", []
+    elif over_pairs is stage.emitted:
+        way, walk = "by pairs", []
     else:
-        way = "by pairs, several columns in a vector"
-    return f"  chosen     for {rows} rows and {cols} columns: {way}"
+        way, walk = "by pairs, several columns in a vector", _kernel(over_pairs)[-1:]
+    return [f"  chosen     for {rows} rows and {cols} columns: {way}", *walk]
 
 
 def _separation(separated: Separated | None, word: str) -> list[str]:
@@ -123,12 +125,16 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 def _graph(term: Term, names: dict[int, str]) -> list[str]:
     kept = "one vector" if term.keep == "p" else f"one row per {term.keep}"
-    lines = [f"{term.reduction.name}, {kept}, of"]
+    roots = [term.formula] if term.weights is None else [term.formula, term.weights]
+    lines: list[str] = []
     numbers: dict[int, int] = {}
-    for node in topological([term.formula]):
+    for node in topological(roots):
         numbers[id(node)] = len(numbers)
         axes = "".join(sorted(node.axes)) or "-"
         lines.append(f"  %{numbers[id(node)]:<3} dim {node.dim:<4} {axes:<3} {_node(node, numbers, names)}")
+    formula, *weights = (f"%{numbers[id(root)]}" for root in roots)
+    weighted = f", weighted by {weights[0]}" if weights else ""
+    lines.insert(0, f"{term.reduction.name}, {kept}, of {formula}{weighted}")
     return lines
 
 

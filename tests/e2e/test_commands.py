@@ -64,6 +64,7 @@ def test_explain_takes_every_word_of_a_call() -> None:
     """Weights, a count, both axes, and sizes for which it says what would run."""
     points = ("x = Vi(9)", "y = Vj(9)")
     weighted = run("explain", "x|y", *points, "--reduction", "SumSoftMaxWeight", "--formula2", "y", "--no-source")
+    assert "one row per i, of %2, weighted by %4" in weighted.stdout
     assert "a sum over 9 components, 9 weights" in weighted.stdout
     selected = run("explain", "x|y", *points, "--reduction", "KMin", "--opt-arg", "3", "--axis", "both")
     assert "KMin, one vector" in selected.stdout
