@@ -93,14 +93,13 @@ def _loops(emitted: Emitted) -> list[str]:
 def _chosen(work: Work, stage: Stage) -> list[str]:
     """Which kernel a call of these sizes runs; a walk that is not shown yet is shown."""
     rows, cols = work.lengths(stage.program)
-    over_pairs = work.over_pairs(stage)
+    line = f"  chosen     for {rows} rows and {cols} columns: by "
     if work.separated(stage):
-        way, walk = "by passes", []
-    elif over_pairs is stage.emitted:
-        way, walk = "by pairs", []
-    else:
-        way, walk = "by pairs, several columns in a vector", _kernel(over_pairs)[-1:]
-    return [f"  chosen     for {rows} rows and {cols} columns: {way}", *walk]
+        return [f"{line}passes"]
+    over_pairs = work.over_pairs(stage)
+    if over_pairs is stage.emitted:
+        return [f"{line}pairs"]
+    return [f"{line}pairs, several columns in a vector", *_kernel(over_pairs)[-1:]]
 
 
 def _separation(separated: Separated | None, word: str) -> list[str]:
