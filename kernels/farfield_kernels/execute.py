@@ -112,7 +112,7 @@ class Work:
 
     def is_direct(self, output: Output, place: int, result: Array) -> bool:
         """Whether a kernel can write into a result as it is."""
-        same = not output.is_sum and result.dtype == _dtype(output, self.sizes.compute)
+        same = not output.is_sum and result.dtype == output_dtype(output, self.sizes.compute)
         return same and self.own_batch(place) == self.sizes.batch
 
     def settle(self, written: Array, place: int, result: Array) -> None:
@@ -127,7 +127,7 @@ class Work:
         result[...] = full.reshape(result.shape)
 
 
-def _dtype(output: Output, dtype: str) -> str:
+def output_dtype(output: Output, dtype: str) -> str:
     """Element type of what a kernel writes whose floating-point results are `dtype`."""
     return "int64" if output.is_index else "float64" if output.is_sum else dtype
 
@@ -228,7 +228,7 @@ def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timin
         outputs = [
             results[place]
             if backend.is_host and work.is_direct(output, place, results[place])
-            else backend.empty(work.shape(stage.program, output), _dtype(output, work.sizes.compute))
+            else backend.empty(work.shape(stage.program, output), output_dtype(output, work.sizes.compute))
             for output, place in zip(stage.program.outputs, stage.results, strict=True)
         ]
         separated = work.separated(stage)
