@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from farfield_kernels.errors import ArgumentError, FormulaError
-from farfield_kernels.operation import Reduce, Vjp
+from farfield_kernels.operation import Reduce, Spec, Vjp
 from farfield_service.errors import BadRequest
 from farfield_service.requests import Words, read_words
 
@@ -20,6 +20,18 @@ def test_words_are_the_compilers_key() -> None:
     spec = Words(**WORDS).spec()
     assert (spec.formula, spec.variables) == ("x+p", ("x = Vj(2)", "p = Pm(1)"))
     assert (spec.reduction, spec.axis, spec.wrt) == ("Sum", 1, ())
+
+
+def test_choices_reach_the_compiler() -> None:
+    """Each word of the compiler's key is one of the request, with the same default; a wrong one names its field."""
+    chosen = {"nan_policy": "ignore", "sum_scheme": "kahan_scheme", "dtype_acc": "float64", "separation": "off"}
+    spec = Words(**WORDS, **chosen).spec()
+    assert {name: getattr(spec, name) for name in chosen} == chosen
+    assert Words(**WORDS).spec() == Spec("x+p", ("x = Vj(2)", "p = Pm(1)"))
+    for name in chosen:
+        with pytest.raises(ArgumentError, match="it is one of") as caught:
+            Words(**WORDS, **{name: "maybe"}).spec()
+        assert caught.value.field == name
 
 
 def test_each_route_takes_its_own_words() -> None:
