@@ -23,7 +23,7 @@ def test_words_are_the_compilers_key() -> None:
 
 
 def test_choices_reach_the_compiler() -> None:
-    """Each word of the compiler's key is one of the request, with the same default; a wrong one names its field."""
+    """Each word of the key is one of the request, with the same default; a wrong one names its field."""
     chosen = {"nan_policy": "ignore", "sum_scheme": "kahan_scheme", "dtype_acc": "float64", "separation": "off"}
     spec = Words(**WORDS, **chosen).spec()
     assert {name: getattr(spec, name) for name in chosen} == chosen
