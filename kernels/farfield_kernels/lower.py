@@ -213,7 +213,7 @@ class _Builder:
         """Such as a squared distance: rounded as often as one more factor would."""
         value = self.values[number]
         if value.code == "$a + $b":
-            return self.values[value.args[1]].code == "$a * $b"
+            return self.values[value.args[1]].code in ("$a * $b", "$a * $a")
         return value.code == "$a * $b + $c"
 
     def in_base_2(self, factor: int) -> int:

@@ -26,7 +26,7 @@ Kind = Literal["scalar", "row", "col", "p"]
 LEAST = 8  # components from which a loop is faster than straight text
 MAX_NESTED = 40  # operations of one component, one inside the other
 SUMS = {"$a + $b": 0, "$a * $b + $c": 2}  # code of a link in a chain of sums -> which operand is the sum so far
-CHEAP = ("$a + $b", "$a - $b", "$a * $b", "-$a")  # a loop may compute these again, where others read them too
+CHEAP = ("$a + $b", "$a - $b", "$a * $b", "$a * $a", "-$a")  # computed again where others read them too
 MANY_FOLDS = 32  # beyond so many, each being some 300 lines of text, short ones stay straight
 TRIES = 4  # ends of one chain of sums that are tried: Sum(u) + a + b ends in two terms that are no components
 
