@@ -29,7 +29,7 @@ class Schedule:
         rows: SIMD vectors of rows (cpu) or rows per thread (cuda) held in registers.
         block: rows that share one pass over the column tiles (cpu), or threads of a block (cuda).
         tile: columns per tile; a lane state is merged into doubles after each, which bounds rounding.
-        chunk: columns per search for the maximum, in shifted sums.
+        chunk: columns whose terms lie in memory at a time, in shifted sums, selections and loops over components.
         lanes: whether a vector holds several rows or, for few rows, several columns (cpu).
         in_registers: whether row values and lane state are held across the column loop; else they live in memory.
         stored: element type of each argument that is read, in the order of `Program.widths`; converted when read.
@@ -51,6 +51,12 @@ class Schedule:
 SHARED_BYTES = 49_152  # static shared memory of a block, on every device
 L2_BYTES = 262_144  # of a row block, and of a column tile: both stay in the second cache
 REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
+
+
+SIZE = {"float32": 4, "float64": 8}  # bytes
+MERGES_SELDOM = {"fold": 1, "shifted sum": 4, "selection": 32}
+"""How much longer a tile is than for a sum: a shifted sum merges with exp, a selection with a loop per entry, and
+then must find its K terms anew."""
 
 
 def plan(
@@ -77,10 +83,9 @@ def plan(
     while rows > 1 and rows * held > REGISTERS[device]:
         rows //= 2
     in_registers = held <= 2 * REGISTERS[device]  # a few spills cost less than going through memory
-    shifted = program.reduction.scheme == "shifted sum"
     if device == "cuda":
         # Columns of a tile times the values kept per column must fit 32 KiB of shared memory.
-        tile, width = 128, max(1, len(program.kept("col"))) * (8 if dtype == "float64" else 4)
+        tile, width = 128, max(1, len(program.kept("col"))) * SIZE[dtype]
         while tile > 1 and tile * width > 32_768:
             tile //= 2
         if tile * width > SHARED_BYTES:
@@ -90,9 +95,11 @@ def plan(
     rolls = roll(program)
     if rolls:
         return _rolled(program, rolls, dtype, kinds, results or dtype)
-    # A shifted sum merges with exp, a selection of K terms with a loop for each: both merge less often.
-    tile = 1024 if shifted or program.reduction.takes_count else 256
-    chunk = max(8, 64 // len(program.components)) if shifted else 1
+    tile, chunk = 256 * MERGES_SELDOM[program.reduction.scheme], 1
+    while tile > 1024 and tile * len(program.kept("col")) * SIZE[dtype] > L2_BYTES:
+        tile //= 2
+    if program.reduction.scheme != "fold":
+        chunk = max(8, 64 // len(program.components))
     block = 256 if held <= 64 else 64
     return Schedule(device, dtype, rows, block, tile, chunk, in_registers, "rows", kinds, results or dtype)
 
@@ -104,16 +111,15 @@ def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...],
     weights = len(program.weights) - sum(family.body.count for family in rolls.weights)
     per_component = sum(weights if field.each == "W" else 1 for field in program.reduction.state)
     held = components * per_component + len(straight(program, rolls).intersection(program.kept("row")))
-    size = 4 if dtype == "float32" else 8
-    merges_seldom = program.reduction.scheme == "shifted sum" or program.reduction.takes_count
-    block = 256
-    tile = 960 if merges_seldom else 240
+    size = SIZE[dtype]
+    block, tile = 256, 240 * MERGES_SELDOM[program.reduction.scheme]
     while block > 32 and block * slots[0] * size > L2_BYTES:
         block //= 2
     while tile > 48 and tile * slots[1] * size > L2_BYTES:
         tile = max(48, tile // 2 // 48 * 48)
     in_registers = held <= 2 * REGISTERS["cpu"]
-    return Schedule("cpu", dtype, 2, block, tile, 48, in_registers, "rows", stored, results)
+    chunk = 96 if program.reduction.scheme == "selection" else 48
+    return Schedule("cpu", dtype, 2, block, tile, chunk, in_registers, "rows", stored, results)
 
 
 FEW_ROWS = 16  # up to which vectors of columns are faster: a vector of rows would be partly empty

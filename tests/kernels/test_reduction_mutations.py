@@ -62,7 +62,7 @@ def fields(**changed: Any) -> Change:
 
 
 def text(field: str, old: str, new: str) -> Change:
-    """Other C text in `step`, `step_each` or `merge`."""
+    """Other C text in `step`, `candidate`, `step_each` or `merge`."""
 
     def change(reduction: Reduction) -> dict[str, Any]:
         declared = getattr(reduction, field)
@@ -70,6 +70,12 @@ def text(field: str, old: str, new: str) -> Change:
         return {field: declared.replace(old, new)}
 
     return change
+
+
+def takes_nan(reduction: Reduction) -> dict[str, Any]:
+    """A selection in which NaN takes an empty place, of the lane state and of the wide one."""
+    changes = [text(field, "& (t == t)", "")(reduction) for field in ("step", "merge")]
+    return changes[0] | changes[1]
 
 
 def finish(old: str, new: str, place: int = 0) -> Change:
@@ -170,7 +176,7 @@ BROKEN: tuple[tuple[str, str, str, Change, Check], ...] = (
     ("Min", "", "merge selects the larger", text("merge", "<", ">"), values),
     ("Min", "", "identity", identity("m", "K(-100)"), values),
     ("Min", "ignoring", "merge selects the larger", text("merge", "<", ">"), ignoring),
-    ("ArgMax", "", "the last of equal terms", text("step", "$t > $m", "$t >= $m"), values),
+    ("ArgMax", "", "the last of equal terms", text("step", "$t <= $m", "$t < $m"), values),
     ("ArgMax", "", "the last NaN", text("step", " & ($m == $m)", ""), special),
     ("ArgMax", "", "none of infinite ones", finish("$k < 0 && terms > 0 ? 0 : ", ""), special),
     ("ArgMin", "", "later parts on ties", text("merge", "$m2 < $m", "$m2 <= $m && $k2 >= 0"), values),
@@ -181,22 +187,24 @@ BROKEN: tuple[tuple[str, str, str, Change, Check], ...] = (
     ("Max_ArgMax", "", "place left out in merge", text("merge", "$k = $k2;", ""), values),
     ("Min_ArgMin", "", "place one further", text("step", "KI($c)", "KI($c + 1)"), values),
     ("Min_ArgMin", "", "sign of the gradient", slope(lambda pair, f, w: (-f, w)), gradient),
-    ("KMin", "", "the largest", text("step", "(t <", "(t >"), values),
+    ("KMin", "", "the largest", text("step", "!(y <= t)", "!(y >= t)"), values),
+    ("KMin", "", "the worse terms are looked at", text("candidate", "($v, $t)", "($t, $v)"), values),
+    ("ArgKMin", "", "infinite terms are not looked at", text("candidate", "any($k < 0) | ", ""), special),
     ("KMin", "", "merge takes one", text("merge", "u < $K", "u < 1"), values),
     ("KMin", "", "in reverse", finish("$v[q]", "$v[$K - 1 - q]"), values),
     ("KMin", "", "identity", identity("v", "K(0)"), values),
     ("KMin", "saving", "gradient doubled", DOUBLED, gradient),
-    ("KMin", "ignoring", "NaN is taken", text("step", "& (t == t)", ""), ignoring),
-    ("ArgKMin", "", "the last of equal terms", text("step", "(t < y)", "(t <= y)"), values),
+    ("KMin", "ignoring", "NaN is taken", takes_nan, ignoring),
+    ("ArgKMin", "", "the last of equal terms", text("step", "!(y <= t)", "!(y < t)"), values),
     ("ArgKMin", "", "places one further", finish("$k[q]", "$k[q] + 1"), values),
     ("KMin_ArgKMin", "", "place not moved along", text("step", "place = w ? before : place;", ""), values),
     ("KMin_ArgKMin", "", "sign of the gradient", slope(lambda pair, f, w: (apply("Abs", f), w)), gradient),
-    ("KMax", "", "the smallest", text("step", "(t >", "(t <"), values),
+    ("KMax", "", "the smallest", text("step", "t > y", "t < y"), values),
     ("KMax", "", "merge drops a term", text("merge", "x = y;", ""), values),
     ("KMax", "", "NaN is passed over", text("step", "| ((t != t) & ($v[$K - 1] == $v[$K - 1]))", ""), special),
     ("KMax", "saving", "gradient", LOST, gradient),
     ("ArgKMax", "", "identity of places", identity("k", "KI(0)"), special),
-    ("ArgKMax", "ignoring", "NaN is taken", text("step", "& (t == t)", ""), ignoring),
+    ("ArgKMax", "ignoring", "NaN is taken", takes_nan, ignoring),
     ("KMax_ArgKMax", "", "merge loses places", text("merge", "$k[q] = place;", ""), values),
     ("LogSumExp", "", "identity", fields(state=(Field("m", "K(0)"), Field("s", "K(1)"))), values),
     ("LogSumExp", "", "merge does not shift", fields(merge="$s = $s + $s2; $m = $m > $m2 ? $m : $m2;"), values),

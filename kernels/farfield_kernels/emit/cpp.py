@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..expr import INDEX_SHIFT
-from ..lower import Level, Program
+from ..lower import Level, Program, Value
 from ..reductions import Field
 from ..schedule import Schedule
 from .cpp_pairs import Pairs
+from .functions_cpp import UNZIPPED
 from .prelude_cpp import prelude
 from .skeletons import CPP
 from .statements import block, c_type, fill, finish, functions, indent, out_type, sizes, statements, title
@@ -91,21 +92,45 @@ class _Emitter(Pairs):
 
     # -- row block and column tile
 
-    def _copy(self, slots: dict[int, int], at: Callable[[str, str], str], index: str) -> list[str]:
-        """Fill the slots that are loaded; consecutive components of one argument are one loop."""
-        lines = []
-        for first, place, count in self._runs(slots):
-            value = self.values[first]
-            if value.half:
-                half = f"({index}) >> {INDEX_SHIFT}" if value.half == "high" else f"({index}) & {LOW_MASK}"
-                lines.append(f"{at(str(place), 'l')} = (T)({half});")
-                continue
-            source = f"a{value.position}[({index}) * {self.widths[value.argument]} + {value.component}"
-            if count <= WRITTEN_OUT:
-                lines += [f"{at(str(place + k), 'l')} = {source} + {k}];" for k in range(count)]
+    def _copy(
+        self, slots: dict[int, int], at: Callable[[str, str], str], first: str, count: str, end: str, pitch: str
+    ) -> list[str]:
+        """Fill the slots that are loaded, of `count` rows or columns from `first` on; slots up to `end` repeat the
+        last of them."""
+        single, whole, rest = [], [], []
+        number = f"{first} + l" if end == count else f"{first} + (l < {count} ? l : {count} - 1)"
+        for value, place, length in self._runs(slots):
+            lines = self._copy_one(self.values[value], place, length, at, number)
+            if self._is_unzipped(self.values[value], length):
+                source = f"a{self.values[value].position} + ({first} + l) * {length}"
+                whole.append(f"unzip_{length}({source}, &{at(str(place), 'l')}, {pitch});")
+                rest += lines
             else:
-                lines.append(f"for (int k = 0; k < {count}; k++) {at(f'({place} + k)', 'l')} = {source} + k];")
-        return lines
+                single += lines
+        whole = block(f"for (; l + LANES <= {count}; l += LANES)", whole)
+        rest = block(f"for (; l < {end}; l++)", rest)
+        return [
+            *block("", ["int l = 0;", *whole, *rest] if whole else []),
+            *block(f"for (int l = 0; l < {end}; l++)", single),
+        ]
+
+    def _is_unzipped(self, value: Value, length: int) -> bool:
+        """Whether a run is all of an argument of few components, of the kernel's own type."""
+        if value.half or length != self.widths[value.argument] or length > UNZIPPED:
+            return False
+        return self.schedule.stored[list(self.widths).index(value.argument)] == self.schedule.dtype
+
+    def _copy_one(
+        self, value: Value, place: int, count: int, at: Callable[[str, str], str], number: str
+    ) -> list[str]:
+        """Fill the slots of one run for row or column `l`, whose number is `number`."""
+        if value.half:
+            half = f"({number}) >> {INDEX_SHIFT}" if value.half == "high" else f"({number}) & {LOW_MASK}"
+            return [f"{at(str(place), 'l')} = (T)({half});"]
+        source = f"a{value.position}[({number}) * {self.widths[value.argument]} + {value.component}"
+        if count <= WRITTEN_OUT:
+            return [f"{at(str(place + k), 'l')} = {source} + {k}];" for k in range(count)]
+        return [f"for (int k = 0; k < {count}; k++) {at(f'({place} + k)', 'l')} = {source} + k];"]
 
     def _runs(self, slots: dict[int, int]) -> Iterable[tuple[int, int, int]]:
         """(first value, its slot, how many follow it in slots and components alike)."""
@@ -140,17 +165,15 @@ class _Emitter(Pairs):
         return loads + computed + stores if computed else []
 
     def load_rows(self) -> str:
-        copies = self._copy(self.row_slots, self.row_at, "row0 + (l < n ? l : n - 1)")
+        lines = self._copy(self.row_slots, self.row_at, "row0", "n", "BLOCK", "GROUP")
         computed = self._compute("row", self.row_slots, self.row_at)
-        lines = block("for (int l = 0; l < BLOCK; l++)", copies)
         lines += block("for (int l = 0; l < BLOCK; l += LANES)", computed)
         return indent(lines, 4)
 
     def load_cols(self) -> str:
-        copies = self._copy(self.col_slots, self.column_at, "col0 + l")
+        lines = self._copy(self.col_slots, self.column_at, "col0", "m", "m", "PITCH")
         # Lanes past the last column hold older values; what is computed from them is never read.
         computed = self._compute("col", self.col_slots, self.column_at)
-        lines = block("for (int l = 0; l < m; l++)", copies)
         lines += block("for (int l = 0; l < m; l += LANES)", computed)
         return indent(lines, 8)
 

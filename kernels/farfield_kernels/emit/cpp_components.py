@@ -5,7 +5,7 @@ What they read of a pair, and the sums of folds, lie in buffers for a chunk of c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..lower import Program
 from ..roll import Body, Family, Fold, Leaf, straight
@@ -17,8 +17,8 @@ Update = tuple[list[str], Callable[[str, int, int], str], list[str]]
 """Of some components: the declarations of their state; the statement that takes in a term, for a component and a
 row; the state's way back to memory."""
 
-COLUMNS = 12  # of a register tile: with 2 vectors of rows 24 sums, of 32 registers
-COLUMNS_OF_16_REGISTERS = 6
+COLUMNS = 16  # of a register tile: so many sums are under way at a time
+COLUMNS_OF_16_REGISTERS = 6  # with 2 vectors of rows
 AT_A_TIME = 8  # components of a family
 
 
@@ -27,14 +27,14 @@ class ComponentLoops(LaneState):
 
     def __init__(self, program: Program, schedule: Schedule) -> None:
         super().__init__(program, schedule)
-        self.is_shifted = program.reduction.scheme == "shifted sum"
+        self.is_buffered = program.reduction.scheme != "fold"
         self.folds = {fold.value: place for place, fold in enumerate(self.rolls.folds)}
         families = (*self.rolls.components, *self.rolls.weights)
         pairs = dict.fromkeys(
             n for family in families for n in family.body.scalars() if self.values[n].level == "pair"
         )
         self.straight = straight(program, self.rolls)
-        terms = [value for _, value in self.components] if self.is_shifted else []
+        terms = [value for _, value in self.components] if self.is_buffered else []
         later = {arg for number in self.straight for arg in self.values[number].args} | {*program.weights, *pairs}
         buffered = dict.fromkeys([*self.folds, *pairs])
         self.buffer_of = {number: place for place, number in enumerate(buffered)}
@@ -154,36 +154,41 @@ class ComponentLoops(LaneState):
                 steps, result = self.body_steps(body, r, "")
                 vectors += block("", [*rows, *steps, step(result, d, r)])
             inside += block("", vectors)
-        return [*load, *before, *block("for (int c = c0; c < c1; c++)", inside), *save]
+        return [*load, *before, *block("for (i64 c = c0; c < c1; c++)", inside), *save]
 
     # -- folds
 
     def register_tile(self, fold: Fold) -> list[str]:
-        """The sums of a fold for the columns of the chunk, several columns at a time."""
+        """The sums of a fold for the columns of the chunk, several columns at a time.
+
+        With AVX-512 one vector of rows at a time, so that the only use of a column's component is in the operation
+        that broadcasts it from memory; an instruction of its own would take the place of a sum.
+        """
+        few = [line for r in self.row_range for line in self.columns_at_a_time(fold, COLUMNS, [r])]
         return [
             "#if defined(__AVX512F__)",
-            *self.columns_at_a_time(fold, COLUMNS),
+            *few,
             "#else",
-            *self.columns_at_a_time(fold, COLUMNS_OF_16_REGISTERS),
+            *self.columns_at_a_time(fold, COLUMNS_OF_16_REGISTERS, self.row_range),
             "#endif",
         ]
 
-    def columns_at_a_time(self, fold: Fold, width: int) -> list[str]:
-        """The register tile for so many columns."""
+    def columns_at_a_time(self, fold: Fold, width: int, rows: Sequence[int]) -> list[str]:
+        """The register tile for so many columns and some of the vectors of rows."""
         body = fold.body
-        sums = [f"V t_{r}_{q} = K(-0.0);" for q in range(width) for r in self.row_range]
+        sums = [f"V t_{r}_{q} = K(-0.0);" for q in range(width) for r in rows]
         for place, leaf in enumerate(body.leaves):
             level = self.values[leaf.value].level
             if leaf.kind == "scalar" and level == "row":
                 at = f"g * ROW_SLOTS + {self.row_slots[leaf.value]} * GROUP"
-                sums += [f"const V l{place}_{r} = *at(X, {at} + {r} * LANES);" for r in self.row_range]
+                sums += [f"const V l{place}_{r} = *at(X, {at} + {r} * LANES);" for r in rows]
             if leaf.kind == "scalar" and level == "col":
                 at = f"{self.col_slots[leaf.value]} * PITCH + c"
                 sums += [f"const V l{place}_c{q} = K(Y[{at} + {q}]);" for q in range(width)]
         inner = []
         for place, leaf in enumerate(body.leaves):
             if leaf.kind == "row":
-                inner += [f"const V l{place}_{r} = {self.component(leaf, 'k', '', r)};" for r in self.row_range]
+                inner += [f"const V l{place}_{r} = {self.component(leaf, 'k', '', r)};" for r in rows]
             if leaf.kind == "p":
                 inner.append(f"const V l{place} = {self.component(leaf, 'k', '')};")
         for q in range(width):
@@ -192,11 +197,11 @@ class ComponentLoops(LaneState):
                 for place, leaf in enumerate(body.leaves)
                 if leaf.kind == "col"
             ]
-            for r in self.row_range:
+            for r in rows:
                 steps, result = self.body_steps(body, r, f"_c{q}")
                 columns += block("", [*steps, f"t_{r}_{q} = t_{r}_{q} + {result};"])
             inner += block("", columns)
         place = self.folds[fold.value]
-        save = [f"{self.buffer(place, r, f'c + {q}')} = t_{r}_{q};" for q in range(width) for r in self.row_range]
+        save = [f"{self.buffer(place, r, f'c + {q}')} = t_{r}_{q};" for q in range(width) for r in rows]
         loop = block(f"for (int k = 0; k < {body.count}; k++)", inner)
-        return block(f"for (int c = c0; c < c1; c += {width})", [*sums, *loop, *save])
+        return block(f"for (i64 c = c0; c < c1; c += {width})", [*sums, *loop, *save])

@@ -43,7 +43,8 @@ class Pairs(ComponentLoops):
 
     def fold(self) -> list[str]:
         """All statements of one tile and one group."""
-        loop = self.shifted_loop() if self.is_shifted else self.fold_loop()
+        loops = {"fold": self.fold_loop, "shifted sum": self.shifted_loop, "selection": self.selection_loop}
+        loop = loops[self.program.reduction.scheme]()
         preload = [self.row_value(number, r) for r in self.row_range for number in self.held_rows()]
         if self.is_across:
             preload.append("I number; for (int l = 0; l < LANES; l++) number[l] = l;")
@@ -53,7 +54,7 @@ class Pairs(ComponentLoops):
         """A loop over columns, one by one or as many as a vector holds."""
         if self.is_across and body:
             body = ["const I is_column = number + KI(c) < KI(m);", *body]
-        return block(f"for (int c = {first}; c < {end}; {'c += LANES' if self.is_across else 'c++'})", body)
+        return block(f"for (i64 c = {first}; c < {end}; {'c += LANES' if self.is_across else 'c++'})", body)
 
     def guarded(self, names: Iterable[str], body: list[str]) -> list[str]:
         """Statements that update variables, but not where a vector reaches beyond the last column."""
@@ -75,9 +76,9 @@ class Pairs(ComponentLoops):
 
     def chunks(self, body: list[str]) -> list[str]:
         """The columns of the tile, chunk by chunk."""
-        head = "for (int c0 = 0; c0 < m; c0 += CHUNK)"
+        head = "for (i64 c0 = 0; c0 < m; c0 += CHUNK)"
         tiles = [line for fold in self.rolls.folds for line in self.register_tile(fold)]
-        return block(head, ["const int c1 = (int)smaller(m, c0 + CHUNK);", *tiles, *body])
+        return block(head, ["const i64 c1 = smaller(m, c0 + CHUNK);", *tiles, *body])
 
     def pair_body(self, uses: Sequence[Use]) -> list[str]:
         """The values of one column with each row, and for each row the statements of every use, which come as
@@ -177,6 +178,54 @@ class Pairs(ComponentLoops):
 
         return load, step, save
 
+    # -- terms of a chunk in memory
+
+    def term(self, o: int, r: int) -> str:
+        """A term of the chunk."""
+        return self.buffer(self.term_buffers[o], r)
+
+    def terms(self) -> list[str]:
+        """All terms of the chunk go to memory, where those that are folds lie already."""
+
+        def store(o: int, number: int) -> Callable[[int], list[str]]:
+            chosen = "is_column ? {} : K(-INF)" if self.is_across else "{}"
+            return lambda r: [f"{self.term(o, r)} = {chosen.format(operand(self.program, number, r))};"]
+
+        search = [
+            ((number,), store(o, number))
+            for o, number in self.components
+            if self.term_buffers[o] != self.folds.get(number)
+        ]
+        return self.columns("c0", "c1", self.pair_body(search))
+
+    # -- selections
+
+    def selection_loop(self) -> list[str]:
+        """The columns that may be among the best are listed without a branch, then taken in one by one."""
+        lines = self.terms()
+        reduction = self.program.reduction
+        for r in self.row_range:
+            for o, _ in self.components:
+                state, term = self.state_names(o, r), {"t": self.term(o, r)}
+                last = {field.name: f"last_{field.name}" for field in self.fields}
+                candidate = fill(reduction.candidate, last | term)
+                body = [
+                    *self.arrays(o, r),
+                    *(
+                        f"const {'I' if field.is_integer else 'V'} {last[field.name]} = "
+                        f"{state[field.name]}[{self.program.K - 1}];"
+                        for field in self.fields
+                    ),
+                    "i64 found[CHUNK], count = 0;",
+                    f"for (i64 c = c0; c < c1; c++) found[count] = c, count += {candidate};",
+                    *block(
+                        "for (i64 f = 0; f < count; f++)",
+                        ["const i64 c = found[f];", fill(reduction.step, self.names(o, r) | term)],
+                    ),
+                ]
+                lines += block("", body)
+        return self.chunks(lines)
+
     # -- shifted sums
 
     def shifted_loop(self) -> list[str]:
@@ -185,19 +234,8 @@ class Pairs(ComponentLoops):
         The sums of a chunk are made apart and then added: in two levels, rounding errors stay small.
         """
 
-        def term(o: int, r: int) -> str:
-            return self.buffer(self.term_buffers[o], r)
-
-        def store(o: int, number: int) -> Callable[[int], list[str]]:
-            chosen = "is_column ? {} : K(-INF)" if self.is_across else "{}"
-            return lambda r: [f"{term(o, r)} = {chosen.format(operand(self.program, number, r))};"]
-
-        search = [
-            ((number,), store(o, number))
-            for o, number in self.components
-            if self.term_buffers[o] != self.folds.get(number)
-        ]
-        lines = self.columns("c0", "c1", self.pair_body(search))
+        term = self.term
+        lines = self.terms()
         every = [(o, r) for r in self.row_range for o, _ in self.components]
         for o, r in every:
             m = f"m_{o}_{r}"

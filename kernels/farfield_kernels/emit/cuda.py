@@ -224,12 +224,19 @@ class _Emitter:
             lines = self.computed([*self.program.components, *self.program.weights], r)
             for o, value in self.components:
                 names = self.names(str(o), str(r)) | {"t": operand(self.program, value, r)}
-                lines += block(
-                    "", [fill(self.program.reduction.step, names), *self.each_weight(str(o), r, self.weighted)]
-                )
+                step = [fill(self.program.reduction.step, names), *self.each_weight(str(o), r, self.weighted)]
+                lines += block(self.condition(names), step)
             body += block("", lines)
         unroll = "#pragma unroll 4" if self.in_registers else "#pragma unroll 1"
         return [unroll, *block("for (int c = 0; c < count; c++)", body)]
+
+    def condition(self, names: dict[str, str]) -> str:
+        """Of a selection, what a term must meet to be taken in."""
+        candidate = self.program.reduction.candidate
+        if not candidate:
+            return ""
+        last = {field.name: f"{names[field.name]}[{self.program.K - 1}]" for field in self.fields}
+        return f"if ({fill(candidate, names | last)})"
 
     def shifted_loop(self) -> list[str]:
         """Terms of a chunk stay in registers while their maximum is found; then each costs one exp.

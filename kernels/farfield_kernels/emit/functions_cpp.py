@@ -224,10 +224,54 @@ HOT bool any(bool condition) {{ return condition; }}
 """)
 
 
+def _any_exceeds(n: Numbers) -> Function:
+    """Whether `a <= b` fails in some lane; compared into a mask, which `any` would first make a vector of."""
+    return Function(
+        f"""\
+#ifdef AVX512_BUILTINS
+HOT bool any_exceeds(V a, V b) {{ return __builtin_ia32_cmp{n.s}512_mask(a, b, 6, ({n.mask})-1, 4) != 0; }}
+#else
+HOT bool any_exceeds(V a, V b) {{ return any(!(a <= b)); }}
+#endif
+""",
+        ("any",),
+    )
+
+
+def _unzip(count: int) -> Function:
+    """`LANES` rows of so many numbers each, one row after the other -> one vector per number, `pitch` apart."""
+    lines = [f"  const V p{s} = *(const Unaligned *)(from + {s} * LANES);" for s in range(count)]
+    for d in range(count):
+        found = "p0"
+        if count > 1:
+            lines.append(f"  const I i{d} = lane * KI({count}) + KI({d});")
+            found = f"__builtin_shuffle(p0, p1, i{d})"
+        for s in range(2, count):
+            place = f"i{d} < KI({s} * LANES) ? lane : i{d} - KI({s - 1} * LANES)"
+            found = f"__builtin_shuffle({found}, p{s}, {place})"
+        lines.append(f"  *(V *)(to + {d} * pitch) = {found};")
+    shuffles = "\n".join(lines)
+    return Function(f"""\
+HOT void unzip_{count}(const T *from, T *to, i64 pitch) {{
+#ifdef __clang__
+  for (int l = 0; l < LANES; l++)
+    for (int d = 0; d < {count}; d++) to[d * pitch + l] = from[l * {count} + d];
+#else
+  typedef V Unaligned __attribute__((aligned(sizeof(T))));
+  I lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+{shuffles}
+#endif
+}}
+""")
+
+
 _FINITE = Function("""\
 HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 """)
+
+UNZIPPED = 4  # numbers per row that shuffles bring apart; of more, single copies are as fast
 
 OF_ONE = "log1p log2 log10 expm1 asin acos sinh cosh erf erfc lgamma cbrt ceil floor trunc rint".split()
 OF_TWO = ("pow", "atan2", "hypot")
@@ -245,7 +289,9 @@ def functions_of(dtype: str) -> dict[str, Function]:
     )
     return {
         "nearest": _nearest(n),
+        **{f"unzip_{count}": _unzip(count) for count in range(1, UNZIPPED + 1)},
         "any": _any(n),
+        "any_exceeds": _any_exceeds(n),
         "fabs": Function(f"HOT V fabs(V x) {{ return (V)((I)x & KI({n.magnitude})); }}\n"),
         "scaled": _scaled(n),
         "exp": _exp(n),

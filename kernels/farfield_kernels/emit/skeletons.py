@@ -17,7 +17,8 @@ CPP = """\
 enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHUNK = {chunk} }};
 enum {{ COMPONENTS = {components}, SLOTS = {slots}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
 enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP }};
-enum {{ PITCH = TILE + 16, SPAN = CHUNK + 16 }};  // a register tile may end past the last column; no power of two
+// Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
+enum {{ LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 }};
 
 HOT i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 HOT V *at(T *memory, i64 element) {{ return (V *)(memory + element); }}
@@ -57,7 +58,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     for (const i64 *range = blocks ? ranges + 2 * entry[2] : whole; range != range_end; range += 2) {{
       terms += range[1] > range[0] ? range[1] - range[0] : 0;
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {{
-        const int m = (int)smaller(TILE, range[1] - col0);
+        const i64 m = smaller(TILE, range[1] - col0);
 {load_cols}
         for (int g = 0; g < n; g += {group_step}) {{
 {fold}
@@ -122,6 +123,7 @@ typedef int I;
 #define KI(a) ((I)(a))
 #define INF __longlong_as_double(0x7ff0000000000000LL)
 #define any(condition) (condition)
+#define any_exceeds(a, b) (!((a) <= (b)))
 #define ROWS {rows}
 #define TILE {tile}
 #define CHUNK {chunk}

@@ -9,12 +9,14 @@ Each component of the formula has a state of its own. A weighted reduction takes
 its formula is a scalar, and its one state has a field per weight.
 
 The texts name the state's fields by `$`. In `step`, `$t` is the term and `$c` its column number within the tile,
-an integer; a field with an entry per selected term (`each="K"`) is an array there. `step_each` runs for each
+an integer; a field with an entry per selected term (`each="K"`) is an array there, and in `candidate` the last one
+of the entries. `step_each` runs for each
 weight `$w`, its field `$s` being one of the W; in a shifted sum `$e` is exp(term - `$h`), with `$h` the maximum so
 far (0 where that is infinite). In `merge`, `$s` is the wide state of earlier columns and `$s2` that of later ones,
 all doubles, fields with entries being arrays. In `finish`, `q` is the entry and `terms` the number of terms
 reduced. `$K` and `$W` are numbers. `K(...)` makes a constant of the kernel's type, `KI(...)` one of its integers,
-`INF` is infinity and `any(...)` says whether a condition holds in some lane.
+`INF` is infinity; `any(...)` says whether a condition holds in some lane, and `any_exceeds(a, b)` whether a <= b
+fails in some lane.
 """
 
 from __future__ import annotations
@@ -145,12 +147,13 @@ class Reduction:
         doc: one line.
         scheme: `fold` runs `step` per term; `shifted sum` adds exp(t - running maximum) and is emitted in blocks
             that find the maximum first, so that each term costs one exp. Its state is `m` and one field more.
+            `selection` takes a number K of terms to select: its state is sorted, best first, and the entries of
+            a tile begin as the last one of the wide state, which only better terms replace. `step` runs for the
+            terms of which `candidate` holds.
         state: the fields that `step` and `merge` update.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
             (M, its width).
-        takes_count: whether it takes a number K of terms to select; its state is then sorted, best first, and the
-            entries of a tile begin as the last one of the wide state, which only better terms replace.
         weights: whether it takes a second formula.
         prepare: the weights that are summed, made from those of the user, if any.
         gradient: see `Gradient`; None if no result depends smoothly on the terms.
@@ -164,14 +167,14 @@ class Reduction:
 
     name: str
     doc: str
-    scheme: Literal["fold", "shifted sum"] = "fold"
+    scheme: Literal["fold", "shifted sum", "selection"] = "fold"
     state: tuple[Field, ...]
     step: str = ""
+    candidate: str = ""
     step_each: str = ""
     merge: str
     results: tuple[Result, ...]
     reference: Callable[[Array, Array | None, int], tuple[Array, ...]]
-    takes_count: bool = False
     weights: WeightRule = "none"
     prepare: Callable[[Expr | None], Expr] | None = None
     gradient: Gradient | None = None
@@ -180,6 +183,11 @@ class Reduction:
     weighted: Reduction | None = None
     ignoring: Reduction | None = None
     compensated: Reduction | None = None
+
+    @property
+    def takes_count(self) -> bool:
+        """Whether it takes a number K."""
+        return self.scheme == "selection"
 
     @property
     def is_weighted(self) -> bool:

@@ -43,16 +43,11 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
 
     def variants(ignore: bool) -> dict[str, Reduction]:
         select = _extremum_of(name, worst, ignore=ignore)
-        or_nan, or_first_nan, or_nan2, or_first_nan2 = (
-            ("", "", "", "")
-            if ignore
-            else (
-                " | ($t != $t)",
-                " | (($t != $t) & ($m == $m))",
-                " || $m2 != $m2",
-                " || ($m2 != $m2 && $m == $m)",
-            )
+        or_nan, or_nan2, or_first_nan2 = (
+            ("", "", "") if ignore else (" | ($t != $t)", " || $m2 != $m2", " || ($m2 != $m2 && $m == $m)")
         )
+        # NaN too is not at least as bad; where it is there already, it stays.
+        wins = f"($t {better} $m)" if ignore else f"!($t {'<=' if better == '>' else '>='} $m) & ($m == $m)"
         values: dict[str, Any] = {
             "state": (value,),
             "step": f"$m = ($t {better} $m){or_nan} ? $t : $m;",
@@ -60,7 +55,7 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
         }
         places: dict[str, Any] = {
             "state": (value, place),
-            "step": f"const auto w = ($t {better} $m){or_first_nan}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
+            "step": f"const auto w = {wins}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
             "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
         }
         both = Reduction(
@@ -130,16 +125,26 @@ def _at_best(pair: Pair) -> tuple[Expr, None]:
 
 
 def _declare_best(name: str, adjective: str, better: str, identity: str, worst: float) -> None:
+    is_min = worst > 0
+
     def beats(term: str, value: str, place: str, *, ignore: bool) -> str:
         """A term takes an empty place, and one that is worse; of NaN, the first."""
         if ignore:
             return f"({term} {better} {value}) | (({place} < 0) & ({term} == {term}))"
         nan = (
             f"({value} != {value}) & ({term} == {term})"
-            if worst > 0
+            if is_min
             else f"({term} != {term}) & ({value} == {value})"
         )
         return f"({term} {better} {value}) | ({place} < 0) | ({nan})"
+
+    def insert(beats: str) -> str:
+        """Shift the entries that the term beats, and take the place of the first."""
+        return (
+            "for (int q = 0; q < $K; q++) { const V y = $v[q]; const I before = $k[q]; "
+            f"const auto w = {beats}; $v[q] = w ? x : y; $k[q] = w ? place : before; "
+            "x = w ? y : x; place = w ? before : place; }"
+        )
 
     state = (Field("v", identity, each="K"), Field("k", "KI(-1)", kind="column", each="K"))
     of_values = Result("$v[q]", each="K")
@@ -149,12 +154,14 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
         select = _best_of(worst, ignore=ignore)
         text: dict[str, Any] = {
             "state": state,
+            "scheme": "selection",
+            "candidate": f"any($k < 0) | any_exceeds({'$v, $t' if is_min else '$t, $v'})",
             "step": (
-                f"const V t = $t; if (any({beats('t', '$v[$K - 1]', '$k[$K - 1]', ignore=ignore)})) {{ "
-                "V x = t; I place = KI($c); for (int q = 0; q < $K; q++) { "
-                "const V y = $v[q]; const I before = $k[q]; "
-                f"const auto w = {beats('t', 'y', 'before', ignore=ignore)}; "
-                "$v[q] = w ? x : y; $k[q] = w ? place : before; x = w ? y : x; place = w ? before : place; } }"
+                "const V t = $t; V x = t; I place = KI($c); "
+                "if (any(($k[$K - 1] < 0) | (t != t) | ($v[$K - 1] != $v[$K - 1]))) "
+                f"{{ if (any({beats('t', '$v[$K - 1]', '$k[$K - 1]', ignore=ignore)})) "
+                f"{insert(beats('t', 'y', 'before', ignore=ignore))} }} "
+                f"else {insert('!(y <= t)' if is_min else 't > y')}"
             ),
             "merge": (
                 "for (int u = 0; u < $K; u++) { const double t = $v2[u]; double x = t, place = $k2[u]; "
@@ -163,7 +170,6 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
                 f"if ({beats('t', 'y', 'before', ignore=ignore)}) "
                 "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
             ),
-            "takes_count": True,
         }
         both = Reduction(
             name=f"{name}_Arg{name}",

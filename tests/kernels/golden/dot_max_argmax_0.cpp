@@ -24,11 +24,28 @@ template <class E> struct Entries {
   E *p; i64 step;
   __attribute__((always_inline)) E &operator[](i64 q) const { return p[q * step]; }
 };
+HOT void unzip_2(const T *from, T *to, i64 pitch) {
+#ifdef __clang__
+  for (int l = 0; l < LANES; l++)
+    for (int d = 0; d < 2; d++) to[d * pitch + l] = from[l * 2 + d];
+#else
+  typedef V Unaligned __attribute__((aligned(sizeof(T))));
+  I lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+  const V p0 = *(const Unaligned *)(from + 0 * LANES);
+  const V p1 = *(const Unaligned *)(from + 1 * LANES);
+  const I i0 = lane * KI(2) + KI(0);
+  *(V *)(to + 0 * pitch) = __builtin_shuffle(p0, p1, i0);
+  const I i1 = lane * KI(2) + KI(1);
+  *(V *)(to + 1 * pitch) = __builtin_shuffle(p0, p1, i1);
+#endif
+}
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
-enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
+// Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
+enum { LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -62,9 +79,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a0 = (const T *)in[0] + (offsets ? offsets[batch * 2 + 0] : 0);
     const T *const a1 = (const T *)in[1] + (offsets ? offsets[batch * 2 + 1] : 0);
 
-    for (int l = 0; l < BLOCK; l++) {
-      X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 0];
-      X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 1];
+    {
+      int l = 0;
+      for (; l + LANES <= n; l += LANES) {
+        unzip_2(a0 + (row0 + l) * 2, &X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP], GROUP);
+      }
+      for (; l < BLOCK; l++) {
+        X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 0];
+        X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 1];
+      }
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -74,10 +97,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     for (const i64 *range = blocks ? ranges + 2 * entry[2] : whole; range != range_end; range += 2) {
       terms += range[1] > range[0] ? range[1] - range[0] : 0;
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
-        const int m = (int)smaller(TILE, range[1] - col0);
-        for (int l = 0; l < m; l++) {
-          Y[0 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 0];
-          Y[1 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 1];
+        const i64 m = smaller(TILE, range[1] - col0);
+        {
+          int l = 0;
+          for (; l + LANES <= m; l += LANES) {
+            unzip_2(a1 + (col0 + l) * 2, &Y[0 * PITCH + l], PITCH);
+          }
+          for (; l < m; l++) {
+            Y[0 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 0];
+            Y[1 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 1];
+          }
         }
         for (int g = 0; g < n; g += GROUP) {
           const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
@@ -88,21 +117,21 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           I k_0_0 = KI(-1);
           V m_0_1 = K(-INF);
           I k_0_1 = KI(-1);
-          for (int c = 0; c < m; c++) {
+          for (i64 c = 0; c < m; c++) {
             const V v2 = K(Y[0 * PITCH + c]);
             const V v3 = K(Y[1 * PITCH + c]);
             {
               const V v4_0 = v0_0 * v2;
               const V v5_0 = v1_0 * v3 + v4_0;
               {
-                const auto w = (v5_0 > m_0_0) | ((v5_0 != v5_0) & (m_0_0 == m_0_0)); m_0_0 = w ? v5_0 : m_0_0; k_0_0 = w ? KI(c) : k_0_0;
+                const auto w = !(v5_0 <= m_0_0) & (m_0_0 == m_0_0); m_0_0 = w ? v5_0 : m_0_0; k_0_0 = w ? KI(c) : k_0_0;
               }
             }
             {
               const V v4_1 = v0_1 * v2;
               const V v5_1 = v1_1 * v3 + v4_1;
               {
-                const auto w = (v5_1 > m_0_1) | ((v5_1 != v5_1) & (m_0_1 == m_0_1)); m_0_1 = w ? v5_1 : m_0_1; k_0_1 = w ? KI(c) : k_0_1;
+                const auto w = !(v5_1 <= m_0_1) & (m_0_1 == m_0_1); m_0_1 = w ? v5_1 : m_0_1; k_0_1 = w ? KI(c) : k_0_1;
               }
             }
           }

@@ -8,6 +8,7 @@ typedef int I;
 #define KI(a) ((I)(a))
 #define INF __longlong_as_double(0x7ff0000000000000LL)
 #define any(condition) (condition)
+#define any_exceeds(a, b) (!((a) <= (b)))
 #define ROWS 4
 #define TILE 128
 #define CHUNK 8
@@ -88,28 +89,28 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__res
           const V v4_0 = v0_0 * v2;
           const V v5_0 = v1_0 * v3 + v4_0;
           {
-            const auto w = (v5_0 > m[0][0]) | ((v5_0 != v5_0) & (m[0][0] == m[0][0])); m[0][0] = w ? v5_0 : m[0][0]; k[0][0] = w ? KI(c) : k[0][0];
+            const auto w = !(v5_0 <= m[0][0]) & (m[0][0] == m[0][0]); m[0][0] = w ? v5_0 : m[0][0]; k[0][0] = w ? KI(c) : k[0][0];
           }
         }
         {
           const V v4_1 = v0_1 * v2;
           const V v5_1 = v1_1 * v3 + v4_1;
           {
-            const auto w = (v5_1 > m[0][1]) | ((v5_1 != v5_1) & (m[0][1] == m[0][1])); m[0][1] = w ? v5_1 : m[0][1]; k[0][1] = w ? KI(c) : k[0][1];
+            const auto w = !(v5_1 <= m[0][1]) & (m[0][1] == m[0][1]); m[0][1] = w ? v5_1 : m[0][1]; k[0][1] = w ? KI(c) : k[0][1];
           }
         }
         {
           const V v4_2 = v0_2 * v2;
           const V v5_2 = v1_2 * v3 + v4_2;
           {
-            const auto w = (v5_2 > m[0][2]) | ((v5_2 != v5_2) & (m[0][2] == m[0][2])); m[0][2] = w ? v5_2 : m[0][2]; k[0][2] = w ? KI(c) : k[0][2];
+            const auto w = !(v5_2 <= m[0][2]) & (m[0][2] == m[0][2]); m[0][2] = w ? v5_2 : m[0][2]; k[0][2] = w ? KI(c) : k[0][2];
           }
         }
         {
           const V v4_3 = v0_3 * v2;
           const V v5_3 = v1_3 * v3 + v4_3;
           {
-            const auto w = (v5_3 > m[0][3]) | ((v5_3 != v5_3) & (m[0][3] == m[0][3])); m[0][3] = w ? v5_3 : m[0][3]; k[0][3] = w ? KI(c) : k[0][3];
+            const auto w = !(v5_3 <= m[0][3]) & (m[0][3] == m[0][3]); m[0][3] = w ? v5_3 : m[0][3]; k[0][3] = w ? KI(c) : k[0][3];
           }
         }
       }

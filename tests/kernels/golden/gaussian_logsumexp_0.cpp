@@ -29,6 +29,22 @@ HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned sh
 #else
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
 #endif
+HOT void unzip_2(const T *from, T *to, i64 pitch) {
+#ifdef __clang__
+  for (int l = 0; l < LANES; l++)
+    for (int d = 0; d < 2; d++) to[d * pitch + l] = from[l * 2 + d];
+#else
+  typedef V Unaligned __attribute__((aligned(sizeof(T))));
+  I lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+  const V p0 = *(const Unaligned *)(from + 0 * LANES);
+  const V p1 = *(const Unaligned *)(from + 1 * LANES);
+  const I i0 = lane * KI(2) + KI(0);
+  *(V *)(to + 0 * pitch) = __builtin_shuffle(p0, p1, i0);
+  const I i1 = lane * KI(2) + KI(1);
+  *(V *)(to + 1 * pitch) = __builtin_shuffle(p0, p1, i1);
+#endif
+}
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V clamped(V x, V low, V high) {  // NaN, as the second operand, stays
@@ -79,7 +95,8 @@ HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 1024, CHUNK = 64 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
-enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
+// Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
+enum { LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -114,9 +131,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a2 = (const T *)in[2] + (offsets ? offsets[batch * 3 + 2] : 0);
     const V v9 = K(a2[0]);
     const V v10 = -v9;
-    for (int l = 0; l < BLOCK; l++) {
-      X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 0];
-      X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 1];
+    {
+      int l = 0;
+      for (; l + LANES <= n; l += LANES) {
+        unzip_2(a0 + (row0 + l) * 2, &X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP], GROUP);
+      }
+      for (; l < BLOCK; l++) {
+        X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 0];
+        X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 2 + 0 + 1];
+      }
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -126,10 +149,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     for (const i64 *range = blocks ? ranges + 2 * entry[2] : whole; range != range_end; range += 2) {
       terms += range[1] > range[0] ? range[1] - range[0] : 0;
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
-        const int m = (int)smaller(TILE, range[1] - col0);
-        for (int l = 0; l < m; l++) {
-          Y[0 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 0];
-          Y[1 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 1];
+        const i64 m = smaller(TILE, range[1] - col0);
+        {
+          int l = 0;
+          for (; l + LANES <= m; l += LANES) {
+            unzip_2(a1 + (col0 + l) * 2, &Y[0 * PITCH + l], PITCH);
+          }
+          for (; l < m; l++) {
+            Y[0 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 0];
+            Y[1 * PITCH + l] = a1[(col0 + l) * 2 + 0 + 1];
+          }
         }
         for (int g = 0; g < n; g += GROUP) {
           const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
@@ -140,9 +169,9 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           V s_0_0 = K(0);
           V m_0_1 = K(-INF);
           V s_0_1 = K(0);
-          for (int c0 = 0; c0 < m; c0 += CHUNK) {
-            const int c1 = (int)smaller(m, c0 + CHUNK);
-            for (int c = c0; c < c1; c++) {
+          for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
+            const i64 c1 = smaller(m, c0 + CHUNK);
+            for (i64 c = c0; c < c1; c++) {
               const V v2 = K(Y[0 * PITCH + c]);
               const V v3 = K(Y[1 * PITCH + c]);
               {
@@ -167,7 +196,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
             V h_0_0;
             {
               V n = m_0_0;
-              for (int c = c0; c < c1; c++) {
+              for (i64 c = c0; c < c1; c++) {
                 n = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) : n;
               }
               h_0_0 = finite_or_zero(n);
@@ -176,14 +205,14 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               s_0_0 = s_0_0 * a;
             }
             V chunk_s_0_0 = K(0);
-            for (int c = c0; c < c1; c++) {
+            for (i64 c = c0; c < c1; c++) {
               const V e = exp(*at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) - h_0_0);
               chunk_s_0_0 = chunk_s_0_0 + e;
             }
             V h_0_1;
             {
               V n = m_0_1;
-              for (int c = c0; c < c1; c++) {
+              for (i64 c = c0; c < c1; c++) {
                 n = *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) : n;
               }
               h_0_1 = finite_or_zero(n);
@@ -192,7 +221,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               s_0_1 = s_0_1 * a;
             }
             V chunk_s_0_1 = K(0);
-            for (int c = c0; c < c1; c++) {
+            for (i64 c = c0; c < c1; c++) {
               const V e = exp(*at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) - h_0_1);
               chunk_s_0_1 = chunk_s_0_1 + e;
             }

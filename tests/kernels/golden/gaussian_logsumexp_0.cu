@@ -8,6 +8,7 @@ typedef int I;
 #define KI(a) ((I)(a))
 #define INF __longlong_as_double(0x7ff0000000000000LL)
 #define any(condition) (condition)
+#define any_exceeds(a, b) (!((a) <= (b)))
 #define ROWS 4
 #define TILE 128
 #define CHUNK 8

@@ -29,6 +29,37 @@ HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned sh
 #else
 HOT V nearest(V t) { const V magic = K(12582912.0f); return (t + magic) - magic; }
 #endif
+HOT void unzip_1(const T *from, T *to, i64 pitch) {
+#ifdef __clang__
+  for (int l = 0; l < LANES; l++)
+    for (int d = 0; d < 1; d++) to[d * pitch + l] = from[l * 1 + d];
+#else
+  typedef V Unaligned __attribute__((aligned(sizeof(T))));
+  I lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+  const V p0 = *(const Unaligned *)(from + 0 * LANES);
+  *(V *)(to + 0 * pitch) = p0;
+#endif
+}
+HOT void unzip_3(const T *from, T *to, i64 pitch) {
+#ifdef __clang__
+  for (int l = 0; l < LANES; l++)
+    for (int d = 0; d < 3; d++) to[d * pitch + l] = from[l * 3 + d];
+#else
+  typedef V Unaligned __attribute__((aligned(sizeof(T))));
+  I lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+  const V p0 = *(const Unaligned *)(from + 0 * LANES);
+  const V p1 = *(const Unaligned *)(from + 1 * LANES);
+  const V p2 = *(const Unaligned *)(from + 2 * LANES);
+  const I i0 = lane * KI(3) + KI(0);
+  *(V *)(to + 0 * pitch) = __builtin_shuffle(__builtin_shuffle(p0, p1, i0), p2, i0 < KI(2 * LANES) ? lane : i0 - KI(1 * LANES));
+  const I i1 = lane * KI(3) + KI(1);
+  *(V *)(to + 1 * pitch) = __builtin_shuffle(__builtin_shuffle(p0, p1, i1), p2, i1 < KI(2 * LANES) ? lane : i1 - KI(1 * LANES));
+  const I i2 = lane * KI(3) + KI(2);
+  *(V *)(to + 2 * pitch) = __builtin_shuffle(__builtin_shuffle(p0, p1, i2), p2, i2 < KI(2 * LANES) ? lane : i2 - KI(1 * LANES));
+#endif
+}
 #ifdef AVX512_BUILTINS
 HOT V scaled(V p, V n) { return __builtin_ia32_scalefps512_mask(p, n, p, (unsigned short)-1, 4); }
 HOT V clamped(V x, V low, V high) {  // NaN, as the second operand, stays
@@ -61,7 +92,8 @@ HOT f64 exp(f64 x) { return __builtin_exp(x); }
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 3, SLOTS = 1, ROW_SLOTS = 3, COL_SLOTS = 5 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
-enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
+// Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
+enum { LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -96,10 +128,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     const T *const a2 = (const T *)in[2] + (offsets ? offsets[batch * 4 + 2] : 0);
     const T *const a3 = (const T *)in[3] + (offsets ? offsets[batch * 4 + 3] : 0);
     const V v0 = K(a3[0]);
-    for (int l = 0; l < BLOCK; l++) {
-      X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 0];
-      X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 1];
-      X[(l) / GROUP * X_GROUP + 2 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 2];
+    {
+      int l = 0;
+      for (; l + LANES <= n; l += LANES) {
+        unzip_3(a0 + (row0 + l) * 3, &X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP], GROUP);
+      }
+      for (; l < BLOCK; l++) {
+        X[(l) / GROUP * X_GROUP + 0 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 0];
+        X[(l) / GROUP * X_GROUP + 1 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 1];
+        X[(l) / GROUP * X_GROUP + 2 * GROUP + (l) % GROUP] = a0[(row0 + (l < n ? l : n - 1)) * 3 + 0 + 2];
+      }
     }
     for (int o = 0; o < COMPONENTS; o++)
       for (int l = 0; l < BLOCK; l++) {
@@ -108,12 +146,19 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     for (const i64 *range = blocks ? ranges + 2 * entry[2] : whole; range != range_end; range += 2) {
       terms += range[1] > range[0] ? range[1] - range[0] : 0;
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
-        const int m = (int)smaller(TILE, range[1] - col0);
-        for (int l = 0; l < m; l++) {
-          Y[0 * PITCH + l] = a2[(col0 + l) * 1 + 0 + 0];
-          Y[2 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 0];
-          Y[3 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 1];
-          Y[4 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 2];
+        const i64 m = smaller(TILE, range[1] - col0);
+        {
+          int l = 0;
+          for (; l + LANES <= m; l += LANES) {
+            unzip_1(a2 + (col0 + l) * 1, &Y[0 * PITCH + l], PITCH);
+            unzip_3(a1 + (col0 + l) * 3, &Y[2 * PITCH + l], PITCH);
+          }
+          for (; l < m; l++) {
+            Y[0 * PITCH + l] = a2[(col0 + l) * 1 + 0 + 0];
+            Y[2 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 0];
+            Y[3 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 1];
+            Y[4 * PITCH + l] = a1[(col0 + l) * 3 + 0 + 2];
+          }
         }
         for (int l = 0; l < m; l += LANES) {
           const V v1 = *(V *)&Y[0 * PITCH + l];
@@ -134,7 +179,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           V s_0_1 = K(0);
           V s_1_1 = K(0);
           V s_2_1 = K(0);
-          for (int c = 0; c < m; c++) {
+          for (i64 c = 0; c < m; c++) {
             const V v3 = K(Y[1 * PITCH + c]);
             const V v7 = K(Y[2 * PITCH + c]);
             const V v8 = K(Y[3 * PITCH + c]);

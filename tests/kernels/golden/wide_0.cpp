@@ -64,7 +64,8 @@ HOT V exp2(V x) {
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 240, CHUNK = 48 };
 enum { COMPONENTS = 10, SLOTS = 1, ROW_SLOTS = 12, COL_SLOTS = 22 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
-enum { PITCH = TILE + 16, SPAN = CHUNK + 16 };  // a register tile may end past the last column; no power of two
+// Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
+enum { LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -109,7 +110,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
     for (const i64 *range = blocks ? ranges + 2 * entry[2] : whole; range != range_end; range += 2) {
       terms += range[1] > range[0] ? range[1] - range[0] : 0;
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {
-        const int m = (int)smaller(TILE, range[1] - col0);
+        const i64 m = smaller(TILE, range[1] - col0);
         for (int l = 0; l < m; l++) {
           for (int k = 0; k < 12; k++) Y[(0 + k) * PITCH + l] = a1[(col0 + l) * 12 + 0 + k];
           for (int k = 0; k < 10; k++) Y[(12 + k) * PITCH + l] = a2[(col0 + l) * 10 + 0 + k];
@@ -120,48 +121,34 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               for (int f = 0; f < 1; f++) *(V *)(lane + (o * SLOTS + f) * GROUP + l) = K(0);
             }
           }
-          for (int c0 = 0; c0 < m; c0 += CHUNK) {
-            const int c1 = (int)smaller(m, c0 + CHUNK);
+          for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
+            const i64 c1 = smaller(m, c0 + CHUNK);
             #if defined(__AVX512F__)
-            for (int c = c0; c < c1; c += 12) {
+            for (i64 c = c0; c < c1; c += 16) {
               V t_0_0 = K(-0.0);
-              V t_1_0 = K(-0.0);
               V t_0_1 = K(-0.0);
-              V t_1_1 = K(-0.0);
               V t_0_2 = K(-0.0);
-              V t_1_2 = K(-0.0);
               V t_0_3 = K(-0.0);
-              V t_1_3 = K(-0.0);
               V t_0_4 = K(-0.0);
-              V t_1_4 = K(-0.0);
               V t_0_5 = K(-0.0);
-              V t_1_5 = K(-0.0);
               V t_0_6 = K(-0.0);
-              V t_1_6 = K(-0.0);
               V t_0_7 = K(-0.0);
-              V t_1_7 = K(-0.0);
               V t_0_8 = K(-0.0);
-              V t_1_8 = K(-0.0);
               V t_0_9 = K(-0.0);
-              V t_1_9 = K(-0.0);
               V t_0_10 = K(-0.0);
-              V t_1_10 = K(-0.0);
               V t_0_11 = K(-0.0);
-              V t_1_11 = K(-0.0);
+              V t_0_12 = K(-0.0);
+              V t_0_13 = K(-0.0);
+              V t_0_14 = K(-0.0);
+              V t_0_15 = K(-0.0);
               for (int k = 0; k < 12; k++) {
                 const V l0_0 = *at(X, g * ROW_SLOTS + (0 + k) * GROUP + 0 * LANES);
-                const V l0_1 = *at(X, g * ROW_SLOTS + (0 + k) * GROUP + 1 * LANES);
                 {
                   const V l1_c0 = K(Y[(0 + k) * PITCH + c + 0]);
                   {
                     const V s0 = l0_0 - l1_c0;
                     const V s1 = s0 * s0;
                     t_0_0 = t_0_0 + s1;
-                  }
-                  {
-                    const V s0 = l0_1 - l1_c0;
-                    const V s1 = s0 * s0;
-                    t_1_0 = t_1_0 + s1;
                   }
                 }
                 {
@@ -171,11 +158,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s1 = s0 * s0;
                     t_0_1 = t_0_1 + s1;
                   }
-                  {
-                    const V s0 = l0_1 - l1_c1;
-                    const V s1 = s0 * s0;
-                    t_1_1 = t_1_1 + s1;
-                  }
                 }
                 {
                   const V l1_c2 = K(Y[(0 + k) * PITCH + c + 2]);
@@ -183,11 +165,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s0 = l0_0 - l1_c2;
                     const V s1 = s0 * s0;
                     t_0_2 = t_0_2 + s1;
-                  }
-                  {
-                    const V s0 = l0_1 - l1_c2;
-                    const V s1 = s0 * s0;
-                    t_1_2 = t_1_2 + s1;
                   }
                 }
                 {
@@ -197,11 +174,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s1 = s0 * s0;
                     t_0_3 = t_0_3 + s1;
                   }
-                  {
-                    const V s0 = l0_1 - l1_c3;
-                    const V s1 = s0 * s0;
-                    t_1_3 = t_1_3 + s1;
-                  }
                 }
                 {
                   const V l1_c4 = K(Y[(0 + k) * PITCH + c + 4]);
@@ -209,11 +181,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s0 = l0_0 - l1_c4;
                     const V s1 = s0 * s0;
                     t_0_4 = t_0_4 + s1;
-                  }
-                  {
-                    const V s0 = l0_1 - l1_c4;
-                    const V s1 = s0 * s0;
-                    t_1_4 = t_1_4 + s1;
                   }
                 }
                 {
@@ -223,11 +190,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s1 = s0 * s0;
                     t_0_5 = t_0_5 + s1;
                   }
-                  {
-                    const V s0 = l0_1 - l1_c5;
-                    const V s1 = s0 * s0;
-                    t_1_5 = t_1_5 + s1;
-                  }
                 }
                 {
                   const V l1_c6 = K(Y[(0 + k) * PITCH + c + 6]);
@@ -235,11 +197,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s0 = l0_0 - l1_c6;
                     const V s1 = s0 * s0;
                     t_0_6 = t_0_6 + s1;
-                  }
-                  {
-                    const V s0 = l0_1 - l1_c6;
-                    const V s1 = s0 * s0;
-                    t_1_6 = t_1_6 + s1;
                   }
                 }
                 {
@@ -249,11 +206,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s1 = s0 * s0;
                     t_0_7 = t_0_7 + s1;
                   }
-                  {
-                    const V s0 = l0_1 - l1_c7;
-                    const V s1 = s0 * s0;
-                    t_1_7 = t_1_7 + s1;
-                  }
                 }
                 {
                   const V l1_c8 = K(Y[(0 + k) * PITCH + c + 8]);
@@ -261,11 +213,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s0 = l0_0 - l1_c8;
                     const V s1 = s0 * s0;
                     t_0_8 = t_0_8 + s1;
-                  }
-                  {
-                    const V s0 = l0_1 - l1_c8;
-                    const V s1 = s0 * s0;
-                    t_1_8 = t_1_8 + s1;
                   }
                 }
                 {
@@ -275,11 +222,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s1 = s0 * s0;
                     t_0_9 = t_0_9 + s1;
                   }
-                  {
-                    const V s0 = l0_1 - l1_c9;
-                    const V s1 = s0 * s0;
-                    t_1_9 = t_1_9 + s1;
-                  }
                 }
                 {
                   const V l1_c10 = K(Y[(0 + k) * PITCH + c + 10]);
@@ -287,11 +229,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s0 = l0_0 - l1_c10;
                     const V s1 = s0 * s0;
                     t_0_10 = t_0_10 + s1;
-                  }
-                  {
-                    const V s0 = l0_1 - l1_c10;
-                    const V s1 = s0 * s0;
-                    t_1_10 = t_1_10 + s1;
                   }
                 }
                 {
@@ -301,40 +238,224 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                     const V s1 = s0 * s0;
                     t_0_11 = t_0_11 + s1;
                   }
+                }
+                {
+                  const V l1_c12 = K(Y[(0 + k) * PITCH + c + 12]);
+                  {
+                    const V s0 = l0_0 - l1_c12;
+                    const V s1 = s0 * s0;
+                    t_0_12 = t_0_12 + s1;
+                  }
+                }
+                {
+                  const V l1_c13 = K(Y[(0 + k) * PITCH + c + 13]);
+                  {
+                    const V s0 = l0_0 - l1_c13;
+                    const V s1 = s0 * s0;
+                    t_0_13 = t_0_13 + s1;
+                  }
+                }
+                {
+                  const V l1_c14 = K(Y[(0 + k) * PITCH + c + 14]);
+                  {
+                    const V s0 = l0_0 - l1_c14;
+                    const V s1 = s0 * s0;
+                    t_0_14 = t_0_14 + s1;
+                  }
+                }
+                {
+                  const V l1_c15 = K(Y[(0 + k) * PITCH + c + 15]);
+                  {
+                    const V s0 = l0_0 - l1_c15;
+                    const V s1 = s0 * s0;
+                    t_0_15 = t_0_15 + s1;
+                  }
+                }
+              }
+              *at(S, ((0 * SPAN + c + 0 - c0) * ROWS + 0) * LANES) = t_0_0;
+              *at(S, ((0 * SPAN + c + 1 - c0) * ROWS + 0) * LANES) = t_0_1;
+              *at(S, ((0 * SPAN + c + 2 - c0) * ROWS + 0) * LANES) = t_0_2;
+              *at(S, ((0 * SPAN + c + 3 - c0) * ROWS + 0) * LANES) = t_0_3;
+              *at(S, ((0 * SPAN + c + 4 - c0) * ROWS + 0) * LANES) = t_0_4;
+              *at(S, ((0 * SPAN + c + 5 - c0) * ROWS + 0) * LANES) = t_0_5;
+              *at(S, ((0 * SPAN + c + 6 - c0) * ROWS + 0) * LANES) = t_0_6;
+              *at(S, ((0 * SPAN + c + 7 - c0) * ROWS + 0) * LANES) = t_0_7;
+              *at(S, ((0 * SPAN + c + 8 - c0) * ROWS + 0) * LANES) = t_0_8;
+              *at(S, ((0 * SPAN + c + 9 - c0) * ROWS + 0) * LANES) = t_0_9;
+              *at(S, ((0 * SPAN + c + 10 - c0) * ROWS + 0) * LANES) = t_0_10;
+              *at(S, ((0 * SPAN + c + 11 - c0) * ROWS + 0) * LANES) = t_0_11;
+              *at(S, ((0 * SPAN + c + 12 - c0) * ROWS + 0) * LANES) = t_0_12;
+              *at(S, ((0 * SPAN + c + 13 - c0) * ROWS + 0) * LANES) = t_0_13;
+              *at(S, ((0 * SPAN + c + 14 - c0) * ROWS + 0) * LANES) = t_0_14;
+              *at(S, ((0 * SPAN + c + 15 - c0) * ROWS + 0) * LANES) = t_0_15;
+            }
+            for (i64 c = c0; c < c1; c += 16) {
+              V t_1_0 = K(-0.0);
+              V t_1_1 = K(-0.0);
+              V t_1_2 = K(-0.0);
+              V t_1_3 = K(-0.0);
+              V t_1_4 = K(-0.0);
+              V t_1_5 = K(-0.0);
+              V t_1_6 = K(-0.0);
+              V t_1_7 = K(-0.0);
+              V t_1_8 = K(-0.0);
+              V t_1_9 = K(-0.0);
+              V t_1_10 = K(-0.0);
+              V t_1_11 = K(-0.0);
+              V t_1_12 = K(-0.0);
+              V t_1_13 = K(-0.0);
+              V t_1_14 = K(-0.0);
+              V t_1_15 = K(-0.0);
+              for (int k = 0; k < 12; k++) {
+                const V l0_1 = *at(X, g * ROW_SLOTS + (0 + k) * GROUP + 1 * LANES);
+                {
+                  const V l1_c0 = K(Y[(0 + k) * PITCH + c + 0]);
+                  {
+                    const V s0 = l0_1 - l1_c0;
+                    const V s1 = s0 * s0;
+                    t_1_0 = t_1_0 + s1;
+                  }
+                }
+                {
+                  const V l1_c1 = K(Y[(0 + k) * PITCH + c + 1]);
+                  {
+                    const V s0 = l0_1 - l1_c1;
+                    const V s1 = s0 * s0;
+                    t_1_1 = t_1_1 + s1;
+                  }
+                }
+                {
+                  const V l1_c2 = K(Y[(0 + k) * PITCH + c + 2]);
+                  {
+                    const V s0 = l0_1 - l1_c2;
+                    const V s1 = s0 * s0;
+                    t_1_2 = t_1_2 + s1;
+                  }
+                }
+                {
+                  const V l1_c3 = K(Y[(0 + k) * PITCH + c + 3]);
+                  {
+                    const V s0 = l0_1 - l1_c3;
+                    const V s1 = s0 * s0;
+                    t_1_3 = t_1_3 + s1;
+                  }
+                }
+                {
+                  const V l1_c4 = K(Y[(0 + k) * PITCH + c + 4]);
+                  {
+                    const V s0 = l0_1 - l1_c4;
+                    const V s1 = s0 * s0;
+                    t_1_4 = t_1_4 + s1;
+                  }
+                }
+                {
+                  const V l1_c5 = K(Y[(0 + k) * PITCH + c + 5]);
+                  {
+                    const V s0 = l0_1 - l1_c5;
+                    const V s1 = s0 * s0;
+                    t_1_5 = t_1_5 + s1;
+                  }
+                }
+                {
+                  const V l1_c6 = K(Y[(0 + k) * PITCH + c + 6]);
+                  {
+                    const V s0 = l0_1 - l1_c6;
+                    const V s1 = s0 * s0;
+                    t_1_6 = t_1_6 + s1;
+                  }
+                }
+                {
+                  const V l1_c7 = K(Y[(0 + k) * PITCH + c + 7]);
+                  {
+                    const V s0 = l0_1 - l1_c7;
+                    const V s1 = s0 * s0;
+                    t_1_7 = t_1_7 + s1;
+                  }
+                }
+                {
+                  const V l1_c8 = K(Y[(0 + k) * PITCH + c + 8]);
+                  {
+                    const V s0 = l0_1 - l1_c8;
+                    const V s1 = s0 * s0;
+                    t_1_8 = t_1_8 + s1;
+                  }
+                }
+                {
+                  const V l1_c9 = K(Y[(0 + k) * PITCH + c + 9]);
+                  {
+                    const V s0 = l0_1 - l1_c9;
+                    const V s1 = s0 * s0;
+                    t_1_9 = t_1_9 + s1;
+                  }
+                }
+                {
+                  const V l1_c10 = K(Y[(0 + k) * PITCH + c + 10]);
+                  {
+                    const V s0 = l0_1 - l1_c10;
+                    const V s1 = s0 * s0;
+                    t_1_10 = t_1_10 + s1;
+                  }
+                }
+                {
+                  const V l1_c11 = K(Y[(0 + k) * PITCH + c + 11]);
                   {
                     const V s0 = l0_1 - l1_c11;
                     const V s1 = s0 * s0;
                     t_1_11 = t_1_11 + s1;
                   }
                 }
+                {
+                  const V l1_c12 = K(Y[(0 + k) * PITCH + c + 12]);
+                  {
+                    const V s0 = l0_1 - l1_c12;
+                    const V s1 = s0 * s0;
+                    t_1_12 = t_1_12 + s1;
+                  }
+                }
+                {
+                  const V l1_c13 = K(Y[(0 + k) * PITCH + c + 13]);
+                  {
+                    const V s0 = l0_1 - l1_c13;
+                    const V s1 = s0 * s0;
+                    t_1_13 = t_1_13 + s1;
+                  }
+                }
+                {
+                  const V l1_c14 = K(Y[(0 + k) * PITCH + c + 14]);
+                  {
+                    const V s0 = l0_1 - l1_c14;
+                    const V s1 = s0 * s0;
+                    t_1_14 = t_1_14 + s1;
+                  }
+                }
+                {
+                  const V l1_c15 = K(Y[(0 + k) * PITCH + c + 15]);
+                  {
+                    const V s0 = l0_1 - l1_c15;
+                    const V s1 = s0 * s0;
+                    t_1_15 = t_1_15 + s1;
+                  }
+                }
               }
-              *at(S, ((0 * SPAN + c + 0 - c0) * ROWS + 0) * LANES) = t_0_0;
               *at(S, ((0 * SPAN + c + 0 - c0) * ROWS + 1) * LANES) = t_1_0;
-              *at(S, ((0 * SPAN + c + 1 - c0) * ROWS + 0) * LANES) = t_0_1;
               *at(S, ((0 * SPAN + c + 1 - c0) * ROWS + 1) * LANES) = t_1_1;
-              *at(S, ((0 * SPAN + c + 2 - c0) * ROWS + 0) * LANES) = t_0_2;
               *at(S, ((0 * SPAN + c + 2 - c0) * ROWS + 1) * LANES) = t_1_2;
-              *at(S, ((0 * SPAN + c + 3 - c0) * ROWS + 0) * LANES) = t_0_3;
               *at(S, ((0 * SPAN + c + 3 - c0) * ROWS + 1) * LANES) = t_1_3;
-              *at(S, ((0 * SPAN + c + 4 - c0) * ROWS + 0) * LANES) = t_0_4;
               *at(S, ((0 * SPAN + c + 4 - c0) * ROWS + 1) * LANES) = t_1_4;
-              *at(S, ((0 * SPAN + c + 5 - c0) * ROWS + 0) * LANES) = t_0_5;
               *at(S, ((0 * SPAN + c + 5 - c0) * ROWS + 1) * LANES) = t_1_5;
-              *at(S, ((0 * SPAN + c + 6 - c0) * ROWS + 0) * LANES) = t_0_6;
               *at(S, ((0 * SPAN + c + 6 - c0) * ROWS + 1) * LANES) = t_1_6;
-              *at(S, ((0 * SPAN + c + 7 - c0) * ROWS + 0) * LANES) = t_0_7;
               *at(S, ((0 * SPAN + c + 7 - c0) * ROWS + 1) * LANES) = t_1_7;
-              *at(S, ((0 * SPAN + c + 8 - c0) * ROWS + 0) * LANES) = t_0_8;
               *at(S, ((0 * SPAN + c + 8 - c0) * ROWS + 1) * LANES) = t_1_8;
-              *at(S, ((0 * SPAN + c + 9 - c0) * ROWS + 0) * LANES) = t_0_9;
               *at(S, ((0 * SPAN + c + 9 - c0) * ROWS + 1) * LANES) = t_1_9;
-              *at(S, ((0 * SPAN + c + 10 - c0) * ROWS + 0) * LANES) = t_0_10;
               *at(S, ((0 * SPAN + c + 10 - c0) * ROWS + 1) * LANES) = t_1_10;
-              *at(S, ((0 * SPAN + c + 11 - c0) * ROWS + 0) * LANES) = t_0_11;
               *at(S, ((0 * SPAN + c + 11 - c0) * ROWS + 1) * LANES) = t_1_11;
+              *at(S, ((0 * SPAN + c + 12 - c0) * ROWS + 1) * LANES) = t_1_12;
+              *at(S, ((0 * SPAN + c + 13 - c0) * ROWS + 1) * LANES) = t_1_13;
+              *at(S, ((0 * SPAN + c + 14 - c0) * ROWS + 1) * LANES) = t_1_14;
+              *at(S, ((0 * SPAN + c + 15 - c0) * ROWS + 1) * LANES) = t_1_15;
             }
             #else
-            for (int c = c0; c < c1; c += 6) {
+            for (i64 c = c0; c < c1; c += 6) {
               V t_0_0 = K(-0.0);
               V t_1_0 = K(-0.0);
               V t_0_1 = K(-0.0);
@@ -443,7 +564,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               *at(S, ((0 * SPAN + c + 5 - c0) * ROWS + 1) * LANES) = t_1_5;
             }
             #endif
-            for (int c = c0; c < c1; c++) {
+            for (i64 c = c0; c < c1; c++) {
               {
                 const V v58_0 = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES);
                 const V v62_0 = v61 * v58_0;
@@ -474,7 +595,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               V f_s_6_1 = *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 1 * LANES);
               V f_s_7_0 = *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 0 * LANES);
               V f_s_7_1 = *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 1 * LANES);
-              for (int c = c0; c < c1; c++) {
+              for (i64 c = c0; c < c1; c++) {
                 const V l0_0 = *at(S, ((1 * SPAN + c - c0) * ROWS + 0) * LANES);
                 const V l0_1 = *at(S, ((1 * SPAN + c - c0) * ROWS + 1) * LANES);
                 {
@@ -588,7 +709,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               V f_s_0_1 = *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 1 * LANES);
               V f_s_1_0 = *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 0 * LANES);
               V f_s_1_1 = *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 1 * LANES);
-              for (int c = c0; c < c1; c++) {
+              for (i64 c = c0; c < c1; c++) {
                 const V l0_0 = *at(S, ((1 * SPAN + c - c0) * ROWS + 0) * LANES);
                 const V l0_1 = *at(S, ((1 * SPAN + c - c0) * ROWS + 1) * LANES);
                 {
