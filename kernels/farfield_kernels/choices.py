@@ -5,8 +5,8 @@ The rules themselves are those of `execute.Work` and `schedule.py`; here they ar
 
 from __future__ import annotations
 
-from .cost import Cost, operations, stage_costs
-from .emit.cpp_components import AT_A_TIME, COLUMNS
+from .cost import Cost, operations, stage_costs, tile_columns
+from .emit.cpp_components import AT_A_TIME
 from .execute import Work
 from .machine import Limits
 from .roll import LEAST, roll
@@ -90,7 +90,7 @@ def _scheme(work: Work, stage: Stage, emitted: Emitted) -> list[str]:
             why = "loops, and reductions that take columns in their order, leave no choice"
         lines = [f"rows in lanes, {schedule.rows} vectors at a time: {why}"]
     for fold in rolls.folds:
-        count, tile = fold.body.count, f"{schedule.rows} vectors x {COLUMNS} columns"
+        count, tile = fold.body.count, f"{schedule.rows} vectors x {tile_columns()} columns"
         lines.append(f"a sum over {count} components, at least {LEAST}: register tile of {tile}")
     for kind, families in (("results", rolls.components), ("weights", rolls.weights)):
         for family in families:

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .emit.cpp_components import AT_A_TIME, COLUMNS
+from .build import processor
+from .emit.cpp_components import AT_A_TIME, COLUMNS, COLUMNS_OF_16_REGISTERS
 from .emit.cpp_pairs import Pairs
 from .execute import Work
 from .launch import SMALLEST_SHARED_WORK, thread_count
@@ -131,6 +132,11 @@ def stage_costs(work: Work, stage: Stage) -> tuple[Cost, ...]:
     return (*passes, cost(*last.parts[:2], rows, 1))
 
 
+def tile_columns() -> int:
+    """Columns of a register tile, on this processor."""
+    return COLUMNS if "avx512f" in processor() else COLUMNS_OF_16_REGISTERS
+
+
 def _moved_bytes(program: Program, schedule: Schedule, rows: int, cols: int) -> int:
     """Of the arguments and results of one element of a batch."""
     lengths = {"row": rows, "col": cols}
@@ -193,7 +199,7 @@ class _Counts(Pairs):
             tally = self.tally()
             result = self._body(tally, fold.body)
             found = tally.count([tally.node("add", (tally.leaf(), result))])
-            of_all = _times(found, self._vectors(fold.body, COLUMNS), fold.body.count)
+            of_all = _times(found, self._vectors(fold.body, tile_columns()), fold.body.count)
             yield f"a sum over {fold.body.count} components", of_all
         yield "straight text", self._straight()
         for kind, families in (("results", self.rolls.components), ("weights", self.rolls.weights)):

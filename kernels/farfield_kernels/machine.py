@@ -39,7 +39,7 @@ from .launch import thread_count
 Memory = np.ndarray[Any, Any]
 
 DTYPES = ("float32", "float64")
-ROUNDS = 20  # of which the fastest counts
+ROUNDS = 12  # of which the fastest counts
 PROBE_S = 4e-4  # of one loop in one round
 CHAINS = 8  # of operations that do not wait for each other: fewer would wait for their own results
 VECTORS = 64  # that a loop reads: they stay in the first cache
@@ -122,10 +122,13 @@ def _read(kept: dict[str, Any]) -> Limits:
     """Limits as `asdict` wrote them; ValueError and the like if they are not."""
     rates = {dtype: {name: Rate(**rate) for name, rate in kept["rates"][dtype].items()} for dtype in DTYPES}
     limits = Limits(**(kept | {"rates": rates}))
-    numbers = [rate.alone_ns for of in rates.values() for rate in of.values()] + [limits.read_gb_s, limits.threads]
-    numbers += [limits.lanes[dtype] for dtype in DTYPES]
-    if not all(number > 0 and math.isfinite(number) for number in numbers):
+    of_all = [rate for of in rates.values() for rate in of.values()]
+    numbers = [rate.alone_ns for rate in of_all] + [limits.lanes[dtype] for dtype in DTYPES]
+    numbers += [limits.read_gb_s, limits.threads]
+    if not all(0 < number < math.inf for number in numbers):
         raise ValueError("a limit is not positive")
+    if not all(0 <= rate.taken_ns <= rate.alone_ns for rate in of_all):
+        raise ValueError("an operation keeps others waiting for longer than it takes")
     if any(rates[dtype].keys() != set(measured(dtype)) for dtype in DTYPES):
         raise ValueError("a class of operations is missing")
     return limits

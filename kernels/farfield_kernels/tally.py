@@ -2,8 +2,8 @@
 
 A class is one of `OPERATIONS`, or the name of a function that emitted C++ declares. What a compiler does is done
 here too: equal operations are one, constants and signs cost nothing, a product that only sums read is fused with
-them, `2 * a` is a sum, and `a > b ? a : b` is one instruction. What stands in braces after `if` is rare, and not
-counted.
+them, `1 * a` is a, `2 * a` a sum, and `a > b ? a : b` is one instruction. What stands in braces after `if` is
+rare, and not counted.
 """
 
 from __future__ import annotations
@@ -56,14 +56,16 @@ class Tally:
         self.inlined = _inlined(dtype)
         self.nodes: list[tuple[str, tuple[int, ...]]] = []
         self.numbers: dict[tuple[str, tuple[int, ...]], int] = {}
-        self.constant = self.node("constant")
-        self.two = self.node("constant 2")
+        self.constant = self.one = self.two = self.node("constant")
+        self.one, self.two = self.node("constant 1"), self.node("constant 2")
         self.rare: list[int] = []  # conditions of what is not counted
 
     def node(self, kind: str, args: tuple[int, ...] = ()) -> int:
         """The number of an operation."""
-        if args and {*args} <= {self.constant, self.two}:
+        if args and {*args} <= {self.constant, self.one, self.two}:
             return self.constant
+        if kind == "multiply" and self.one in args:
+            return args[args[0] == self.one]
         if kind == "multiply" and self.two in args:
             other = args[args[0] == self.two]
             kind, args = "add", (other, other)
@@ -230,9 +232,10 @@ class _Reader:
 
     def call(self, name: str) -> int:
         if name in ("K", "KI"):
-            is_two = self.tokens[self.at + 1] in ("2", "2.0") and self.tokens[self.at + 2] == ")"
+            number = "".join(self.tokens[self.at + 1 : self.at + 3])
             self.skip("(", ")")
-            return self.tally.two if is_two else self.tally.constant
+            small = {"1)": self.tally.one, "1.0)": self.tally.one, "2)": self.tally.two, "2.0)": self.tally.two}
+            return small.get(number, self.tally.constant)
         self.take("(")
         args = [self.expression()]
         while self.take(",", ")") == ",":
