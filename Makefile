@@ -39,6 +39,7 @@ fuzz: $(VENV)/.dev
 
 bench: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/service.py
 
 bench-agreement: $(VENV)/.dev bench-peers

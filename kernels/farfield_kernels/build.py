@@ -109,7 +109,7 @@ def _compiler_identity(path: str, modified_ns: int, size: int) -> str:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """Model and instruction sets: what `-march=native` looks at."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -123,7 +123,7 @@ def cpp_key(source: str, compiler: str) -> str:
     """The key of one C++ source."""
     status = os.stat(compiler)
     identity = _compiler_identity(compiler, status.st_mtime_ns, status.st_size)
-    text = "\0".join([source, " ".join(CPP_FLAGS), identity, _processor()])
+    text = "\0".join([source, " ".join(CPP_FLAGS), identity, processor()])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

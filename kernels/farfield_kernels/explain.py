@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from .arguments import Sizes
+from .choices import chosen, per_pair, walk
 from .execute import Work
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
+from .machine import kept_limits
 from .operation import Operation, Reduce, Spec, read
 from .roll import roll
 from .schedule import Device
 from .separate import GAIN, LEAST_PAIRS
-from .stages import Emitted, Separated, Stage, plan_call, simplified
+from .stages import Emitted, Separated, plan_call, simplified
 from .terms import Term, expand
 
 
@@ -28,7 +30,8 @@ def explain(
         spec: the call.
         dtype: `float32` or `float64`.
         device: `cpu` or `cuda`; no device is needed.
-        sizes: M and N, to say which of the kernels a call of these sizes would run.
+        sizes: M and N, to say which of the kernels a call of these sizes would run, and why, and how long it takes
+            at least, if this machine was measured (`farfield bench --machine`).
         with_source: whether the emitted source is included.
     """
     operation = read(spec)
@@ -41,13 +44,14 @@ def explain(
     for term in expand(operation):
         lines += ["", *_graph(simplified(term), names)]
     call = plan_call(spec, dtype, device)
+    limits = kept_limits() if sizes and device == "cpu" else None
     for number, stage in enumerate(call.stages):
         separated = None if spec.separation == "off" else stage.separated
         lines += ["", f"Kernel {number + 1} of {len(call.stages)}, computes result {_listed(stage.results)}"]
         lines += _kernel(stage.emitted)
         lines += _separation(separated, spec.separation)
         if sizes:
-            lines += _chosen(Work(call, Sizes(dtype, *sizes), None, spec.separation), stage)
+            lines += chosen(Work(call, Sizes(dtype, *sizes), None, spec.separation), stage, limits)
         if with_source:
             lines += ["", stage.emitted.source]
         if separated:
@@ -71,12 +75,7 @@ def _names(operation: Operation) -> dict[int, str]:
 
 
 def _kernel(emitted: Emitted) -> list[str]:
-    schedule = emitted.schedule
-    walk = (
-        f"  schedule   {schedule.device}, {schedule.dtype}: {schedule.rows} rows in registers, "
-        f"blocks of {schedule.block}, tiles of {schedule.tile} columns"
-    )
-    return [*_levels(emitted.program), *_loops(emitted), walk]
+    return [*_levels(emitted.program), *per_pair(emitted), *_loops(emitted), walk(emitted)]
 
 
 def _loops(emitted: Emitted) -> list[str]:
@@ -88,18 +87,6 @@ def _loops(emitted: Emitted) -> list[str]:
     found += [f"{family.body.count} results" for family in rolls.components]
     found += [f"{family.body.count} weights" for family in rolls.weights]
     return [f"  loops      {', '.join(found)}"] if found else []
-
-
-def _chosen(work: Work, stage: Stage) -> list[str]:
-    """Which kernel a call of these sizes runs; a walk that is not shown yet is shown."""
-    rows, cols = work.lengths(stage.program)
-    line = f"  chosen     for {rows} rows and {cols} columns: by "
-    if work.separated(stage):
-        return [f"{line}passes"]
-    over_pairs = work.over_pairs(stage)
-    if over_pairs is stage.emitted:
-        return [f"{line}pairs"]
-    return [f"{line}pairs, several columns in a vector", *_kernel(over_pairs)[-1:]]
 
 
 def _separation(separated: Separated | None, word: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The `farfield` command: serve, demo, explain, doctor."""
+"""The `farfield` command: serve, demo, explain, bench, doctor."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain",
         help="show how a formula is computed",
-        description="Show the typed graph, what is computed how often, the cost per pair and the emitted source.",
+        description="Show the typed graph, what is computed how often, the cost per pair and the emitted source; "
+        "with --sizes also which kernels a call runs, why, and how long it takes at least on this machine.",
         epilog="example: farfield explain 'Square(p-a)*Exp(x+y)' 'x = Vi(3)' 'y = Vj(3)' 'a = Vj(1)' 'p = Pm(1)'",
     )
     explain.add_argument("formula", metavar="FORMULA")
@@ -84,6 +85,16 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     explain.add_argument("--no-source", action="store_true", help="leave the emitted source out")
     explain.set_defaults(run=_explain)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure this machine",
+        description="Measure how fast a core computes what kernels are made of, and reads memory. It takes some "
+        "seconds, and is kept with the compiled kernels: 'farfield explain --sizes M N' predicts times by it.",
+    )
+    bench.add_argument("--machine", action="store_true", required=True, help="measure the limits of this machine")
+    bench.add_argument("--json", action="store_true", help="print them as JSON instead of a table")
+    bench.set_defaults(run=_bench)
 
     doctor = commands.add_parser(
         "doctor",
@@ -170,6 +181,12 @@ def _explain(options: argparse.Namespace) -> int:
     except BrokenPipeError:  # piped into head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from .bench import bench_machine
+
+    return bench_machine(as_json=options.json)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def test_version_is_that_of_the_package() -> None:
     assert (done.returncode, done.stdout) == (0, f"farfield {farfield.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("explain",), ("doctor",)], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("explain",), ("bench",), ("doctor",)], ids=" ".join)
 def test_help_says_what_each_command_does(words: tuple[str, ...]) -> None:
     """Usage and a sentence, on standard output."""
     done = run(*words, "--help")
@@ -39,7 +41,7 @@ def test_help_says_what_each_command_does(words: tuple[str, ...]) -> None:
     assert len(done.stdout.split()) > 10
 
 
-@pytest.mark.parametrize("words", [(), ("compute",), ("serve", "--tokens", "sesame")], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("compute",), ("serve", "--tokens", "sesame"), ("bench",)], ids=" ".join)
 def test_words_that_are_no_command_end_with_2(words: tuple[str, ...]) -> None:
     """Usage on standard error; tokens on the command line are no flag."""
     done = run(*words)
@@ -73,6 +75,29 @@ def test_explain_takes_every_word_of_a_call() -> None:
     off = run("explain", *SEED, "--sizes", "20000", "20000", "--separation", "off", "--no-source")
     assert "20000 rows and 20000 columns: by pairs" in off.stdout
     assert run("explain", *SEED, "--axis", "2").returncode == 2
+
+
+def test_bench_measures_the_machine_and_explain_predicts_by_it(tmp_path: Path) -> None:
+    """JSON on standard output, what is being done on standard error; explain has read what was kept."""
+    cache = {"FARFIELD_CACHE_DIR": str(tmp_path)}
+    words = ("explain", *SEED, "--sizes", "3000", "5000", "--no-source")
+    assert "run 'farfield bench --machine' for a predicted time" in run(*words, **cache).stdout
+    begun = time.monotonic()
+    done = run("bench", "--machine", "--json", **cache)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begun < 30  # 4 s on an idle machine
+    assert "measuring" in done.stderr
+    limits = json.loads(done.stdout)
+    assert limits["threads"] >= 1
+    assert 0.1 < limits["read_gb_s"] < 10_000
+    for dtype, lanes in limits["lanes"].items():
+        rates = limits["rates"][dtype]
+        assert all(rate["alone_ns"] > 0 for rate in rates.values())
+        assert 0.01 < lanes / rates["fma"]["alone_ns"] < 1000  # 10^9 per second
+        assert rates["exp"]["alone_ns"] > rates["fma"]["alone_ns"]
+    assert re.search(r"limit +at least [0-9.]+ ms on", run(*words, **cache).stdout)
+    table = run("bench", "--machine", **cache).stdout
+    assert re.search(r"^exp2 +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+$", table, re.MULTILINE)
 
 
 def test_explain_shows_cuda_without_a_gpu() -> None:
