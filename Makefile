@@ -62,7 +62,7 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
 
-$(VENV)-peers/.peers: benchmarks/peers.txt constraints.txt
+$(VENV)-peers/.peers: benchmarks/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers/requirements.txt
 	@touch $@
