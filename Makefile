@@ -3,7 +3,9 @@
 # make check  style, types, import boundaries, deployment files
 # make docs   tables in the documentation, renewed from the declarations
 # make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
-# make bench  figures, written to benchmarks/results/
+# make bench  figures, written to benchmarks/results/: against every peer on the CPU, and through a server;
+#             BENCH_ARGS="--sections drawn --seed 7" says which, benchmarks/cpu.py --help lists them
+# make bench-peers   pykeops, torch and JAX, which the benchmarks compare with, in a virtual environment of their own
 # make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
@@ -14,6 +16,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: demo test check docs fuzz bench bench-agreement bench-peers clean
 
@@ -38,7 +41,7 @@ fuzz: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m kernels.fuzz $(FUZZ_ARGS)
 
 bench: $(VENV)/.dev bench-peers
-	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/service.py
 
 bench-agreement: $(VENV)/.dev bench-peers

@@ -2,9 +2,9 @@
 
     make bench-peers && .venv/bin/python benchmarks/cpu.py
 
-Ours and the peers are called in turn, call by call, in one run. Separation is off but for the sums that only it can
-compute. CPU time (summed over threads) is what contention on the machine does not move; wall time stands beside it.
-The error is the largest difference to float64 NumPy relative to the largest value, on the first rows.
+Ours and the peers are called in turn, call by call, in one run. Separation is off, but for the sum that only it
+can compute. CPU time (summed over threads) is what contention on the machine moves least; wall time stands
+beside it. The error is the largest difference to float64 NumPy relative to the largest value, on the first rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import compile_time
 import drawn
 import scaling
 import served
-from machine import cores, load, save_section
+from machine import cores, save_section
 from peers import KEOPS, PEERS, Peer
 from peers.driver import Driver
 from plot import draw
@@ -55,9 +55,8 @@ class Section:
 def compared(workloads: Iterable[Workload], peers: Iterable[Peer], options: argparse.Namespace) -> Iterator[Row]:
     """Ours against those peers that were asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        drivers = tuple(
-            Driver(peer, options.peers_python, Path(folder)) for peer in peers if peer in options.peers
-        )
+        wanted = [peer for peer in peers if peer in options.peers]
+        drivers = tuple(Driver(peer, options.peers_python, Path(folder)) for peer in wanted)
         contest = compare.Contest(drivers, options.repeats)
         try:
             for workload in workloads:
@@ -149,7 +148,8 @@ def run(section: Section, options: argparse.Namespace) -> None:
         print("\n".join(section.lines(row)), flush=True)
         keep(is_complete=False)
     keep(is_complete=True)
-    print("\n".join(compare.summary_lines(section.summary(rows))), flush=True)
+    for line in compare.summary_lines(section.summary(rows)):
+        print(line, flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -174,16 +174,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="workloads with TEXT in their name; not saved")
-    parser.add_argument(
-        "--sections",
-        type=listed(sections),
-        default=list(SECTIONS),
-        metavar="LIST",
-        help="comma-separated; default: all",
-    )
-    parser.add_argument(
-        "--peers", type=listed(peers), default=list(PEERS), metavar="LIST", help="comma-separated; default: all"
-    )
+    known: dict[str, Any]
+    for flag, known in (("--sections", sections), ("--peers", peers)):
+        every, text = list(known.values()), "comma-separated, of those below (default: all)"
+        parser.add_argument(flag, type=listed(known), default=every, metavar="LIST", help=text)
     parser.add_argument(
         "--repeats",
         type=int,
@@ -212,8 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.environ["FARFIELD_CACHE_DIR"] = cache  # so that first calls compile
             for section in options.sections:
                 run(section, options)
-    if options.save:
-        print(f"drawn as {draw(load('cpu'))}")
+    if options.save or options.plot_only:
+        figure = draw()
+        print(f"drawn as {figure}" if figure else "results/cpu.json has no times of pykeops to draw")
     return 0
 
 

@@ -42,11 +42,11 @@ OF_PRODUCTS = {  # of a scalar product
     "linear": "{}",
     "polynomial": "Square(1+g*{})",
     "cubic": "(1+g*{})**3",
-    "sigmoid": "Tanh(g*{})",
+    "sigmoid": "Atan(g*{})",
     "exponential": "Exp(g*{})",
     "random feature": "Cos(g*{})",
 }
-SUMMED = ("{k}*b", "{k}*b", "{k}*b", "{k}*(x-y)", "{k}*{l}*b", "{k}*Tanh(u+b)", "{k}*(u|b)*b", "{k}*Abs(u-b)")
+SUMMED = ("{k}*b", "{k}*b", "{k}*b", "{k}*(x-y)", "{k}*{l}*b", "{k}*Cos(u+b)", "{k}*(u|b)*b", "{k}*Abs(u-b)")
 """Terms of a sum, made of kernels k and l and of vectors; what is often seen stands there often."""
 
 SCALAR = ("{s}", "{k}", "-g*{s}+c", "{k}*{l}", "Log(1+Square({s}))")

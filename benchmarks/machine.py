@@ -48,16 +48,14 @@ def save_section(name: str, section: str, content: dict[str, Any], sections: Ite
 
     Each section has a date and a machine of its own, so that one of them can be measured again alone.
     """
-    kept = load(name)
-    known = {title: kept[title] for title in sections if isinstance(kept.get(title), dict)}
-    return _write(name, known | {section: {**origin(), **content}})
+    return _write(name, load_sections(name, sections) | {section: {**origin(), **content}})
 
 
-def load(name: str) -> dict[str, Any]:
-    """What `results/NAME.json` has; nothing without a file."""
+def load_sections(name: str, sections: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Those of `sections` that `results/NAME.json` has."""
     path = RESULTS / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return content
+    return {title: content[title] for title in sections if isinstance(content.get(title), dict)}
 
 
 def _write(name: str, content: dict[str, Any]) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS
+from machine import RESULTS, load_sections
 from peers import KEOPS, PEERS
 
 SECTIONS = ("workloads", "backward", "drawn")
-OURS = "#1f5fa8"
+OURS = "#8fb4dc"
 MARKS = "osD^v<>"  # one per peer
 
 
@@ -23,27 +23,29 @@ def speedups(row: dict[str, Any]) -> dict[str, float]:
     return {"ours": keops_ms / row["ours"]["cpu_ms"]} | others
 
 
-def draw(content: dict[str, Any]) -> Path:
-    """Save the figure; the same results give the same file."""
+def draw() -> Path | None:
+    """Save the figure; the same results give the same file. None if nothing was compared with pykeops yet."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams |= {"svg.hashsalt": "farfield", "svg.fonttype": "none", "font.size": 9}
     import matplotlib.pyplot as plt
 
-    rows = [row for title in SECTIONS for row in content.get(title, {}).get("rows", ())]
+    rows = [row for section in load_sections("cpu", SECTIONS).values() for row in section["rows"]]
     found = {row["workload"]: ratios for row in rows if (ratios := speedups(row))}
     if not found:
-        raise SystemExit("results/cpu.json has no times of ours and of pykeops: run without --plot-only first")
+        return None
     names = list(found)[::-1]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.23 * len(names)), layout="constrained")
-    axes.barh(names, [found[name]["ours"] for name in names], left=0, color=OURS, height=0.6, label="Farfield")
+    widths = [found[name]["ours"] - 1 for name in names]
+    axes.barh(names, widths, left=1, color=OURS, height=0.6, label="Farfield")
     for peer, mark in zip((peer.name for peer in PEERS if peer is not KEOPS), MARKS, strict=True):
         points = [(found[name][peer], name) for name in names if peer in found[name]]
         if points:
             axes.plot(*zip(*points, strict=True), mark, color="black", mfc="none", ms=4, lw=0, label=peer)
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("CPU time of pykeops / CPU time: right is faster, pykeops is 1")
     axes.margins(y=0.01)
     axes.grid(axis="x", which="major", lw=0.4)

@@ -1,4 +1,4 @@
-"""Whether time is linear in the number of pairs, and how much memory a call takes beyond its arguments and results.
+"""Whether time is linear in the number of pairs, and what memory a call takes beyond its arguments and results.
 
     .venv/bin/python benchmarks/scaling.py NAME    # what a fresh process does for one row of the memory section
 
@@ -8,6 +8,8 @@ of the same kernel: what compiling and importing take is not in it.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -120,7 +122,9 @@ def peak_of(case: Case) -> dict[str, Any]:
 
 
 def reset_peak() -> int:
-    """Bytes that are resident now, which from here on is the largest size so far where the system can forget it."""
+    """Bytes that are resident now; where the system can forget, they are the largest size from here on."""
+    with contextlib.suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)  # so that results are not in memory that stayed with the process
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
