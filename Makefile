@@ -3,7 +3,9 @@
 # make check  style, types, import boundaries, deployment files
 # make docs   tables in the documentation, renewed from the declarations
 # make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
-# make bench  figures, written to benchmarks/results/
+# make bench  figures, written to benchmarks/results/: against every peer on the CPU, and through a server;
+#             BENCH_ARGS="--sections drawn --seed 7" says which, benchmarks/cpu.py --help lists them
+# make bench-peers   pykeops, torch and JAX, which the benchmarks compare with, in a virtual environment of their own
 # make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
@@ -14,6 +16,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 INPUTS = pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: demo test check docs fuzz bench bench-agreement bench-peers clean
 
@@ -38,7 +41,7 @@ fuzz: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m kernels.fuzz $(FUZZ_ARGS)
 
 bench: $(VENV)/.dev bench-peers
-	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/service.py
 
@@ -63,7 +66,7 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
 
-$(VENV)-peers/.peers: benchmarks/peers.txt constraints.txt
+$(VENV)-peers/.peers: benchmarks/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers/requirements.txt
 	@touch $@

@@ -1,180 +1,214 @@
-"""The embedded engine against pykeops on this machine's CPU, in one run, call by call in turn.
+"""The embedded engine on this machine's CPU: against every peer, and by itself.
 
     make bench-peers && .venv/bin/python benchmarks/cpu.py
 
-Separation is off but for the last lines. CPU time (summed over threads) is what contention on the machine does not
-move; wall time stands beside it. The error is the largest difference to float64 NumPy relative to the largest
-value, on sampled rows.
+Ours and the peers are called in turn, call by call, in one run. Separation is off, but for the sum that only it
+can compute. CPU time (summed over threads) is what contention on the machine moves least; wall time stands
+beside it. The error is the largest difference to float64 NumPy relative to the largest value, on the first rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from machine import save
-from workloads import OTHERS, SEPARATED, WORKLOADS, Array, Workload
+import compare
+import compile_time
+import drawn
+import scaling
+import served
+from machine import cores, save_section
+from peers import KEOPS, PEERS, Peer
+from peers.driver import Driver
+from plot import draw
+from workloads import OTHERS, SEPARATED, WORKLOADS, Workload
 
 HERE = Path(__file__).parent
-PAUSE_S = 0.05  # between calls: OpenMP threads of the peer spin for a while after a call and would take our cores
+Row = dict[str, Any]
 
 
-class Ours:
-    """The embedded engine through farfield.torch, as a user calls it."""
+@dataclass(frozen=True)
+class Section:
+    """One part of the run and of the results.
 
-    def __init__(self, workload: Workload, separation: str) -> None:
-        import torch
+    Args:
+        name: in `--sections` and in the results.
+        doc: what it measures.
+        rows: options -> one row at a time; each is printed and saved as soon as it is there.
+        lines: a row -> what is printed of it.
+        summary: all rows -> what else is kept.
+    """
 
-        from farfield.torch import Genred
-
-        tensors = [torch.from_numpy(array) for array in workload.arrays()]
-        start = time.perf_counter()
-        routine = Genred(workload.formula, list(workload.aliases), separation=separation, **workload.words)
-        self.shape: tuple[int, ...] = ()
-        if workload.wrt:
-            for place in workload.wrt:
-                tensors[place].requires_grad_()
-            result = routine(*tensors)
-            self.shape = tuple(result.shape)
-            cotangent = torch.from_numpy(workload.cotangent(tuple(result.shape)))
-            wanted = [tensors[place] for place in workload.wrt]
-            self.compute = lambda: torch.autograd.grad(result, wanted, cotangent, retain_graph=True)[0]
-        else:
-            self.compute = lambda: routine(*tensors)
-        self.values: Array = self.compute().detach().numpy()
-        self.compile_s = time.perf_counter() - start
-
-    def time(self) -> tuple[float, float]:
-        """Wall and CPU milliseconds of one call."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        self.compute()
-        return (time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3
+    name: str
+    doc: str
+    rows: Callable[[argparse.Namespace], Iterator[Row]]
+    lines: Callable[[Row], Iterable[str]]
+    summary: Callable[[Sequence[Row]], Row] = lambda rows: {}
 
 
-class Keops:
-    """pykeops in a process and a virtual environment of its own."""
-
-    def __init__(self, python: str) -> None:
-        environment = os.environ | {"KEOPS_CACHE_FOLDER": tempfile.mkdtemp(), "OMP_NUM_THREADS": str(_cores())}
-        self.process = subprocess.Popen(
-            [python, str(HERE / "peer_keops.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-
-    def ask(self, workload: Workload) -> dict[str, Any]:
-        """One timed call; the first of a workload also compiles."""
-        assert self.process.stdin
-        assert self.process.stdout
-        print(workload.name, file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"pykeops ended with {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def error(values: Array, workload: Workload, shape: tuple[int, ...]) -> float:
-    """Largest difference to float64 NumPy on the compared rows, relative to the largest value there."""
-    truth = workload.exact(shape)
-    return float(np.abs(values[: len(truth)].reshape(truth.shape) - truth).max() / np.abs(truth).max())
-
-
-def measure(workload: Workload, keops: Keops | None, repeats: int, separation: str = "off") -> dict[str, Any]:
-    """Medians of alternating calls."""
-    ours = Ours(workload, separation)
-    row: dict[str, Any] = {"workload": workload.name, "ours_first_call_s": ours.compile_s}
-    row["ours_error"] = error(ours.values, workload, ours.shape)
-    if keops:
-        first = keops.ask(workload)
-        row |= {"keops_first_call_s": first["compile_s"]}
-        row["keops_error"] = error(np.load(first["result"]), workload, ours.shape)
-        os.unlink(first["result"])
-    times: dict[str, list[float]] = {name: [] for name in ("ours_wall", "ours_cpu", "keops_wall", "keops_cpu")}
-    for _ in range(repeats):
-        time.sleep(PAUSE_S)
-        wall, cpu = ours.time()
-        times["ours_wall"].append(wall)
-        times["ours_cpu"].append(cpu)
-        if keops:
-            time.sleep(PAUSE_S)
-            answer = keops.ask(workload)
-            times["keops_wall"].append(answer["wall_ms"])
-            times["keops_cpu"].append(answer["cpu_ms"])
-    row |= {f"{name}_ms": statistics.median(values) for name, values in times.items() if values}
-    if keops:
-        row["faster_wall"] = row["keops_wall_ms"] / row["ours_wall_ms"]
-        row["faster_cpu"] = row["keops_cpu_ms"] / row["ours_cpu_ms"]
-    return row
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Geometric mean and least of the ratios."""
-    found: dict[str, float] = {}
-    for kind in ("cpu", "wall"):
-        ratios = [row[f"faster_{kind}"] for row in rows if f"faster_{kind}" in row]
-        if ratios:
-            found |= {f"{kind}_geomean": statistics.geometric_mean(ratios), f"{kind}_least": min(ratios)}
-    return found
-
-
-def show(row: dict[str, Any]) -> None:
-    """One line per workload."""
-    text = f"{row['workload']:<22} ours {row['ours_wall_ms']:7.2f} ms wall {row['ours_cpu_ms']:7.2f} cpu"
-    text += f" (first {row['ours_first_call_s']:5.2f} s, error {row['ours_error']:.0e})"
-    if "faster_cpu" in row:
-        text += f"   pykeops {row['keops_wall_ms']:7.1f} wall {row['keops_cpu_ms']:7.1f} cpu"
-        text += f" (first {row['keops_first_call_s']:5.1f} s, error {row['keops_error']:.0e})"
-        text += f"   {row['faster_wall']:5.1f}x wall {row['faster_cpu']:5.1f}x cpu"
-    print(text, flush=True)
-
-
-def main() -> int:
-    """Run all workloads."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=30, help="timed calls of each (default: 30)")
-    parser.add_argument("--only", default="", help="the workloads with this in their name; not saved")
-    parser.add_argument("--peers-python", default=str(HERE.parent / ".venv-peers/bin/python"))
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["FARFIELD_CACHE_DIR"] = cache  # so that first calls compile
-        os.environ.pop("FARFIELD_URL", None)
-        keops = Keops(options.peers_python) if Path(options.peers_python).exists() else None
-        if keops is None:
-            print(f"pykeops is not compared: no {options.peers_python} (make bench-peers)", file=sys.stderr)
-        found: dict[str, Any] = {"threads": _cores()}
-        for title, workloads, separation in (
-            ("workloads", WORKLOADS, "off"),
-            ("backward", OTHERS, "off"),
-            ("separated", SEPARATED, "auto"),
-        ):
-            found[title] = []
+def compared(workloads: Iterable[Workload], peers: Iterable[Peer], options: argparse.Namespace) -> Iterator[Row]:
+    """Ours against those peers that were asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [peer for peer in peers if peer in options.peers]
+        drivers = tuple(Driver(peer, options.peers_python, Path(folder)) for peer in wanted)
+        contest = compare.Contest(drivers, options.repeats)
+        try:
             for workload in workloads:
                 if options.only in workload.name:
-                    peer = keops if separation == "off" else None
-                    found[title].append(measure(workload, peer, options.repeats, separation))
-                    show(found[title][-1])
-        found["against_pykeops"] = summary(found["workloads"])
-        print(json.dumps(found["against_pykeops"]))
-    if not options.no_save and not options.only:
-        print(f"saved as {save('cpu', found)}")
+                    yield compare.measure(workload, contest)
+        finally:
+            contest.close()
+
+
+def randomly(options: argparse.Namespace) -> Iterator[Row]:
+    """Drawn workloads against pykeops, and what they are."""
+    listed = drawn.workloads(options.seed)
+    by_name = {workload.name: workload for workload in listed}
+    for row in compared(listed, (KEOPS,), options):
+        yield row | {"formula": drawn.describe(by_name[row["workload"]])}
+
+
+def separated(options: argparse.Namespace) -> Iterator[Row]:
+    """Ours alone: by pairs it would take a peer an hour."""
+    for workload in SEPARATED:
+        if options.only in workload.name:
+            yield compare.measure(workload, compare.Contest((), options.repeats), separation="auto")
+
+
+def with_formula(row: Row) -> Iterator[str]:
+    """A drawn workload's lines."""
+    yield from compare.lines(row)
+    yield f"    {row['formula']}"
+
+
+SECTIONS = (
+    Section(
+        "workloads",
+        "eighteen reductions against every peer",
+        lambda options: compared(WORKLOADS, PEERS, options),
+        compare.lines,
+        compare.summary,
+    ),
+    Section(
+        "backward",
+        "whole backward passes against every peer",
+        lambda options: compared(OTHERS, PEERS, options),
+        compare.lines,
+        compare.summary,
+    ),
+    Section("separated", "a sum of a million rows and columns that separates", separated, compare.lines),
+    Section("drawn", "workloads drawn at random, against pykeops", randomly, with_formula, compare.summary),
+    Section(
+        "linear",
+        "CPU time of a hundred times as many pairs",
+        lambda options: scaling.linear(),
+        lambda row: [scaling.linear_line(row)],
+    ),
+    Section(
+        "memory",
+        "what a call takes beyond its arguments and results",
+        lambda options: scaling.memory(options.only),
+        lambda row: [scaling.memory_line(row)],
+    ),
+    Section(
+        "http",
+        "long calls through a server, against in process",
+        lambda options: served.ratios(options.only),
+        lambda row: [served.line(row)],
+    ),
+    Section(
+        "compile",
+        "CPU time of compiling, and a start with kernels on disk",
+        lambda options: compile_time.compiling(options.only),
+        lambda row: [compile_time.compile_line(row)],
+    ),
+)
+
+
+def run(section: Section, options: argparse.Namespace) -> None:
+    """Print every row, and save what there is after it."""
+    print(f"\n== {section.name}: {section.doc}", flush=True)
+    rows: list[Row] = []
+
+    def keep(*, is_complete: bool) -> None:
+        content = {"threads": cores(), "complete": is_complete, "rows": rows} | section.summary(rows)
+        if section.name == "drawn":
+            content["seed"] = options.seed
+        if options.save:
+            save_section("cpu", section.name, content, [known.name for known in SECTIONS])
+
+    for row in section.rows(options):
+        rows.append(row)
+        print("\n".join(section.lines(row)), flush=True)
+        keep(is_complete=False)
+    keep(is_complete=True)
+    for line in compare.summary_lines(section.summary(rows)):
+        print(line, flush=True)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Flags; peers as records, sections in their order."""
+
+    def listed(known: dict[str, Any]) -> Callable[[str], list[Any]]:
+        def read(text: str) -> list[Any]:
+            words = [word.strip() for word in text.split(",") if word.strip()]
+            for word in words:
+                if word not in known:
+                    raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(known)}")
+            return [value for name, value in known.items() if name in words]
+
+        return read
+
+    sections, peers = {section.name: section for section in SECTIONS}, {peer.name: peer for peer in PEERS}
+    described = [f"  {section.name:<12} {section.doc}" for section in SECTIONS]
+    described += ["peers:", *(f"  {peer.name:<12} {peer.doc}" for peer in PEERS)]
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(["sections:", *described]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="workloads with TEXT in their name; not saved")
+    known: dict[str, Any]
+    for flag, known in (("--sections", sections), ("--peers", peers)):
+        every, text = list(known.values()), "comma-separated, of those below (default: all)"
+        parser.add_argument(flag, type=listed(known), default=every, metavar="LIST", help=text)
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        help="timed calls of ours, and the most of a peer, whose calls share "
+        f"{compare.BUDGET_S:g} s and are {compare.LEAST_CALLS} at least (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=drawn.SEED, help="of drawn workloads (default: %(default)s)")
+    parser.add_argument("--peers-python", default=str(HERE.parent / ".venv-peers/bin/python"))
+    parser.add_argument("--no-save", dest="save", action="store_false", help="print only")
+    parser.add_argument("--plot-only", action="store_true", help="draw what results/cpu.json has, measure nothing")
+    options = parser.parse_args(arguments)
+    options.save = options.save and not options.only
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sections, draw the figure."""
+    options = parse(arguments)
+    if not options.plot_only:
+        if not Path(options.peers_python).exists():
+            print(f"no peer is compared: no {options.peers_python} (make bench-peers)", file=sys.stderr)
+            options.peers = []
+        os.environ.pop("FARFIELD_URL", None)
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["FARFIELD_CACHE_DIR"] = cache  # so that first calls compile
+            for section in options.sections:
+                run(section, options)
+    if options.save or options.plot_only:
+        figure = draw()
+        print(f"drawn as {figure}" if figure else "results/cpu.json has no times of pykeops to draw")
     return 0
 
 

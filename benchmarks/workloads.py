@@ -14,7 +14,7 @@ ROWS = 64  # of a result, that are compared with NumPy
 
 @dataclass(frozen=True)
 class Workload:
-    """A reduction over j, or its gradient with respect to the arguments `wrt`.
+    """A reduction, or its gradient with respect to the arguments `wrt`.
 
     Args:
         dense: float64 arguments -> the first `ROWS` rows of the (first) result, by NumPy; of a gradient, the
@@ -33,6 +33,7 @@ class Workload:
     wrt: tuple[int, ...] = ()
     dtype: str = "float32"
     scales: dict[int, float] = field(default_factory=dict)
+    axis: int = 1
 
     def arrays(self) -> list[Array]:
         """Normal draws, those of a parameter positive; the same in every process."""
@@ -48,7 +49,7 @@ class Workload:
     @property
     def words(self) -> dict[str, Any]:
         """What `Genred` is called with besides formula and aliases, here and in pykeops."""
-        words: dict[str, Any] = {"reduction_op": self.reduction, "axis": 1}
+        words: dict[str, Any] = {"reduction_op": self.reduction, "axis": self.axis}
         if self.K is not None:
             words["opt_arg"] = self.K
         if self.weights is not None:
@@ -190,7 +191,13 @@ SEPARATED = (
 )
 """Sums of finite rank, computed as such; pairs would take the peer an hour."""
 
+BIGGER = (
+    Workload("seed 3e4", *SEED[:2], ((30_000, 3), (30_000, 3), (30_000, 1), (1,)), _seed),
+    gaussian("Gauss D3 3e4", 30_000, 30_000, 3),
+)
+"""Calls that take long enough for a server's share to be small."""
+
 
 def by_name(name: str) -> Workload:
     """The workload called `name`."""
-    return next(workload for workload in (*WORKLOADS, *OTHERS) if workload.name == name)
+    return next(workload for workload in (*WORKLOADS, *OTHERS, *SEPARATED, *BIGGER) if workload.name == name)

@@ -5,7 +5,7 @@ The rules themselves are those of `execute.Work` and `schedule.py`; here they ar
 
 from __future__ import annotations
 
-from .cost import Cost, operations, stage_costs, tile_columns
+from .cost import Cost, operations, register_tile, stage_costs
 from .emit.cpp_components import AT_A_TIME
 from .execute import Work
 from .machine import Limits
@@ -90,8 +90,9 @@ def _scheme(work: Work, stage: Stage, emitted: Emitted) -> list[str]:
             why = "loops, and reductions that take columns in their order, leave no choice"
         lines = [f"rows in lanes, {schedule.rows} vectors at a time: {why}"]
     for fold in rolls.folds:
-        count, tile = fold.body.count, f"{schedule.rows} vectors x {tile_columns()} columns"
-        lines.append(f"a sum over {count} components, at least {LEAST}: register tile of {tile}")
+        vectors, columns = register_tile()
+        tile = f"{vectors} vector{'s' if vectors > 1 else ''} x {columns} columns"
+        lines.append(f"a sum over {fold.body.count} components, at least {LEAST}: register tile of {tile}")
     for kind, families in (("results", rolls.components), ("weights", rolls.weights)):
         for family in families:
             count, some = family.body.count, f"{AT_A_TIME} at a time over {schedule.chunk} columns"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .build import processor
-from .emit.cpp_components import AT_A_TIME, COLUMNS, COLUMNS_OF_16_REGISTERS
+from .emit.cpp_components import AT_A_TIME, TILE, TILE_AVX512
 from .emit.cpp_pairs import Pairs
 from .execute import Work
 from .launch import SMALLEST_SHARED_WORK, thread_count
@@ -26,8 +26,8 @@ from .schedule import Schedule, block_rows, split
 from .stages import Stage
 from .tally import Tally
 
-SHIFTED_STEP = "$m = $t > $m ? $t : $m; $e = exp($t - $m);"
-"""What a shifted sum does with each term before it adds: the maximum is found in a loop of its own."""
+STEPS = {"shifted sum": "$m = $t > $m ? $t : $m; $e = exp($t - $m);", "selection": "if ($t > $worst) { }"}
+"""What is done with each term: a shifted sum finds the maximum before it adds, a selection takes in few terms."""
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -132,9 +132,9 @@ def stage_costs(work: Work, stage: Stage) -> tuple[Cost, ...]:
     return (*passes, cost(*last.parts[:2], rows, 1))
 
 
-def tile_columns() -> int:
-    """Columns of a register tile, on this processor."""
-    return COLUMNS if "avx512f" in processor() else COLUMNS_OF_16_REGISTERS
+def register_tile() -> tuple[int, int]:
+    """Vectors of rows and columns of a register tile, on this processor."""
+    return TILE_AVX512 if "avx512f" in processor() else TILE
 
 
 def _moved_bytes(program: Program, schedule: Schedule, rows: int, cols: int) -> int:
@@ -199,7 +199,7 @@ class _Counts(Pairs):
             tally = self.tally()
             result = self._body(tally, fold.body)
             found = tally.count([tally.node("add", (tally.leaf(), result))])
-            of_all = _times(found, self._vectors(fold.body, tile_columns()), fold.body.count)
+            of_all = _times(found, self._vectors(fold.body, register_tile()), fold.body.count)
             yield f"a sum over {fold.body.count} components", of_all
         yield "straight text", self._straight()
         for kind, families in (("results", self.rolls.components), ("weights", self.rolls.weights)):
@@ -224,7 +224,9 @@ class _Counts(Pairs):
         read.update(number for _, number in self.components)
         columns = len(read.intersection(self.program.kept("col")) & self.straight)
         loads = columns if self.is_across else columns / self.schedule.rows
-        loads += len(wanted & self.folds.keys()) + (2 * len(self.components) if self.is_shifted else 0)
+        loads += len(wanted & self.folds.keys()) + {"shifted sum": 2, "selection": 1}.get(
+            self.program.reduction.scheme, 0
+        ) * len(self.components)
         if not self.in_registers:
             loads += len(read.intersection(self.program.kept("row")) & self.straight)
             loads += sum(len(self.scalars(o, 0)) for o, _ in self.components)
@@ -234,7 +236,7 @@ class _Counts(Pairs):
         """The state after one term; a weighted reduction has one component, whose weights are `weights`."""
         reduction = self.program.reduction
         names = {f"${field.name}": tally.leaf() for field in self.fields} | {"$t": term, "$c": tally.constant}
-        names = tally.run(SHIFTED_STEP if self.is_shifted else reduction.step, names)
+        names = tally.run(STEPS.get(reduction.scheme, reduction.step), names)
         results = [names[f"${field.name}"] for field in self.fields if field.each == ""]
         if not reduction.step_each:
             return results
@@ -274,15 +276,15 @@ class _Counts(Pairs):
             steps.append(tally.value(code, [steps[arg] if arg >= 0 else leaves[-1 - arg] for arg in args]))
         return steps[body.result] if body.result >= 0 else leaves[-1 - body.result]
 
-    def _vectors(self, body: Body, columns: int | None) -> float:
-        """What is read for one component and pair: of a register tile of so many columns, or of a family."""
-        rows, read = self.schedule.rows, 0.0
+    def _vectors(self, body: Body, tile: tuple[int, int] | None) -> float:
+        """What is read for one component and pair: of a register tile, or of a family."""
+        (rows, columns), read = tile or (self.schedule.rows, 1), 0.0
         for leaf in body.leaves:
             if leaf.kind == "row":
-                read += 1 / columns if columns else 1
+                read += 1 / columns
             elif leaf.kind in ("col", "p"):
                 read += 1 / rows
-            elif columns is None and self.values[leaf.value].level in ("pair", "col"):
+            elif tile is None and self.values[leaf.value].level in ("pair", "col"):
                 read += 1 / AT_A_TIME / (1 if self.values[leaf.value].level == "pair" else rows)
         return read
 

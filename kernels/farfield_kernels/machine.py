@@ -153,7 +153,13 @@ _SIGNATURE = r"^HOT (V|bool) {}\((V|I) \w+((?:, V \w+)*)\)"
 
 def measured(dtype: str) -> tuple[str, ...]:
     """The classes of operations and the functions that are measured."""
-    return (*STEPS, "load", *functions_of(dtype))
+    return (*STEPS, "load", *_functions(dtype))
+
+
+def _functions(dtype: str) -> dict[str, str]:
+    """The functions of vectors that are called per pair, and their texts; others only lay out memory."""
+    texts = {name: function.text for name, function in functions_of(dtype).items()}
+    return {name: text for name, text in texts.items() if re.search(_SIGNATURE.format(name), text, re.MULTILINE)}
 
 
 def _source(dtype: str) -> str:
@@ -164,13 +170,13 @@ def _source(dtype: str) -> str:
         if name != "fma":
             loops.append(_steps(f"beside_{name}", step, BESIDE))
     loops += [_reads(f"{width}_load", width) for width in ("alone", "memory")]
-    for name, function in functions_of(dtype).items():
-        call = _call(name, function.text)
+    for name, text in _functions(dtype).items():
+        call = _call(name, text)
         loops += [_calls(f"alone_{name}", call, 1, 0), _calls(f"turns_{name}", call, 4, 0)]
-        by_lane = "[l]" in function.text and "#if" not in function.text  # of these one loop says enough
+        by_lane = "[l]" in text and "#if" not in text  # of these one loop says enough
         counts = BESIDE_A_CALL[:1] if by_lane else BESIDE_A_CALL
         loops += [_calls(f"beside{count}_{name}", call, 1, count) for count in counts]
-    return prelude(dtype, set(functions_of(dtype))) + "\n".join(loops) + "\n"
+    return prelude(dtype, set(_functions(dtype))) + "\n".join(loops) + "\n"
 
 
 def _loop(name: str, before: Sequence[str], body: Sequence[str], after: Sequence[str]) -> str:

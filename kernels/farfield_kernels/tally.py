@@ -207,7 +207,9 @@ class _Reader:
             return self.unary()
         if self.next in ("!", "~"):
             self.take()
-            return self.tally.node("choose", (self.unary(),))
+            inner = self.unary()
+            turned = self.tally.nodes[inner][0] in ("compare", "order")  # a comparison of its own
+            return inner if turned else self.tally.node("choose", (inner,))
         return self.primary()
 
     def primary(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from farfield_kernels import cost as cost_module
 from farfield_kernels.arguments import Sizes
-from farfield_kernels.cost import Cost, cost, operations, stage_costs, tile_columns
+from farfield_kernels.cost import Cost, cost, operations, register_tile, stage_costs
 from farfield_kernels.execute import Work
 from farfield_kernels.expr import OPERATORS
 from farfield_kernels.machine import measured
@@ -79,10 +79,11 @@ def test_what_is_computed_once_per_row_or_column_is_no_part_of_a_pair() -> None:
 
 
 def test_register_tiles_read_less_than_straight_text() -> None:
-    """Of 64 components a tile of 2 vectors x 12 columns reads 1/12 + 1/2 each; then the sum, and half a weight."""
+    """Of 64 components a tile reads each of a row once for its columns; then the sum, and half a weight."""
     only = stage(gaussian(64))
     loads = operations(only.program, only.emitted.schedule, "pair")["load"]
-    assert loads == pytest.approx(64 * (1 / tile_columns() + 1 / 2) + 1 + 1 / 2)
+    vectors, columns = register_tile()
+    assert loads == pytest.approx(64 * (1 / columns + 1 / vectors) + 1 + 1 / 2)
 
 
 def test_the_limit_is_that_of_the_busiest_units() -> None:

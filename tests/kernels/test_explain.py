@@ -8,7 +8,7 @@ import pytest
 
 from farfield_kernels import build
 from farfield_kernels.choices import TO_MEASURE
-from farfield_kernels.cost import tile_columns
+from farfield_kernels.cost import register_tile
 from farfield_kernels.explain import explain
 from farfield_kernels.operation import Spec
 from farfield_kernels.separate import LEAST_PAIRS
@@ -55,7 +55,8 @@ def test_few_rows_have_columns_in_lanes() -> None:
 def test_loops_say_from_how_many_components_on() -> None:
     """A fold is a register tile; results and weights come some at a time."""
     said = lines(gaussian(64, 16), (1000, 3000))
-    tile = f"2 vectors x {tile_columns()} columns"
+    vectors, columns = register_tile()
+    tile = f"{vectors} vector{'s' if vectors > 1 else ''} x {columns} columns"
     assert f"a sum over 64 components, at least 8: register tile of {tile}" in said
     assert "16 results, at least 8: 8 at a time over 48 columns" in said
 

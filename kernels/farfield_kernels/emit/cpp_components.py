@@ -17,8 +17,8 @@ Update = tuple[list[str], Callable[[str, int, int], str], list[str]]
 """Of some components: the declarations of their state; the statement that takes in a term, for a component and a
 row; the state's way back to memory."""
 
-COLUMNS = 16  # of a register tile: so many sums are under way at a time
-COLUMNS_OF_16_REGISTERS = 6  # with 2 vectors of rows
+TILE = (2, 6)  # vectors of rows and columns of a register tile: so many sums are under way at a time
+TILE_AVX512 = (1, 16)  # so the only use of a column's component is in the operation that broadcasts it from memory
 AT_A_TIME = 8  # components of a family
 
 
@@ -159,19 +159,13 @@ class ComponentLoops(LaneState):
     # -- folds
 
     def register_tile(self, fold: Fold) -> list[str]:
-        """The sums of a fold for the columns of the chunk, several columns at a time.
+        """The sums of a fold for the columns of the chunk, several columns at a time."""
 
-        With AVX-512 one vector of rows at a time, so that the only use of a column's component is in the operation
-        that broadcasts it from memory; an instruction of its own would take the place of a sum.
-        """
-        few = [line for r in self.row_range for line in self.columns_at_a_time(fold, COLUMNS, [r])]
-        return [
-            "#if defined(__AVX512F__)",
-            *few,
-            "#else",
-            *self.columns_at_a_time(fold, COLUMNS_OF_16_REGISTERS, self.row_range),
-            "#endif",
-        ]
+        def tiles(vectors: int, columns: int) -> list[str]:
+            groups = (self.row_range[r : r + vectors] for r in self.row_range[::vectors])
+            return [line for rows in groups for line in self.columns_at_a_time(fold, columns, rows)]
+
+        return ["#if defined(__AVX512F__)", *tiles(*TILE_AVX512), "#else", *tiles(*TILE), "#endif"]
 
     def columns_at_a_time(self, fold: Fold, width: int, rows: Sequence[int]) -> list[str]:
         """The register tile for so many columns and some of the vectors of rows."""
