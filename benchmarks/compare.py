@@ -15,7 +15,7 @@ from peers.driver import Driver
 from workloads import Array, Workload
 
 LEAST_CALLS = 3  # of a peer, however slow
-BUDGET_S = 2.0  # of a peer's timed calls on one workload
+BUDGET_S = 1.5  # of a peer's timed calls on one workload
 KINDS = ("cpu", "wall")
 
 Row = dict[str, Any]

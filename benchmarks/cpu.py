@@ -30,6 +30,7 @@ from plot import draw
 from workloads import OTHERS, SEPARATED, WORKLOADS, Workload
 
 HERE = Path(__file__).parent
+BUSY = 0.5  # load average, from which a run is not to be trusted
 Row = dict[str, Any]
 
 
@@ -137,7 +138,8 @@ def run(section: Section, options: argparse.Namespace) -> None:
     rows: list[Row] = []
 
     def keep(*, is_complete: bool) -> None:
-        content = {"threads": cores(), "complete": is_complete, "rows": rows} | section.summary(rows)
+        content: Row = {"threads": cores(), "load_at_start": options.load, "complete": is_complete, "rows": rows}
+        content |= section.summary(rows)
         if section.name == "drawn":
             content["seed"] = options.seed
         if options.save:
@@ -181,7 +183,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats",
         type=int,
-        default=20,
+        default=16,
         help="timed calls of ours, and the most of a peer, whose calls share "
         f"{compare.BUDGET_S:g} s and are {compare.LEAST_CALLS} at least (default: %(default)s)",
     )
@@ -191,6 +193,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot-only", action="store_true", help="draw what results/cpu.json has, measure nothing")
     options = parser.parse_args(arguments)
     options.save = options.save and not options.only
+    options.load = os.getloadavg()[0]
     return options
 
 
@@ -198,6 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections, draw the figure."""
     options = parse(arguments)
     if not options.plot_only:
+        if options.load > BUSY:
+            print(
+                f"others use this machine (load {options.load:.1f}): peers' times will be too long",
+                file=sys.stderr,
+            )
         if not Path(options.peers_python).exists():
             print(f"no peer is compared: no {options.peers_python} (make bench-peers)", file=sys.stderr)
             options.peers = []

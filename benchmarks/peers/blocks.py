@@ -8,7 +8,7 @@ rows it takes at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +104,10 @@ def block_rows(workload: Workload, sizes: Iterable[int], *, broadcast: bool) -> 
     yield from dict.fromkeys(next(rows for rows in range(limit, 0, -1) if M % rows == 0) for limit in most)
 
 
-def fastest(candidates: Iterable[Callable[[], Compute]]) -> Compute:
+def fastest(candidates: Sequence[Callable[[], Compute]]) -> Compute:
     """The fastest in its second call of what is made, of as many as `TUNING_S` has room for."""
+    if len(candidates) == 1:
+        return candidates[0]()
     found: list[tuple[float, Compute]] = []
     begin = time.perf_counter()
     for make in candidates:
