@@ -118,7 +118,7 @@ def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...],
     while tile > 48 and tile * slots[1] * size > L2_BYTES:
         tile = max(48, tile // 2 // 48 * 48)
     in_registers = held <= 2 * REGISTERS["cpu"]
-    chunk = 96 if program.reduction.scheme == "selection" else 48
+    chunk = 96
     return Schedule("cpu", dtype, 2, block, tile, chunk, in_registers, "rows", stored, results)
 
 

@@ -17,7 +17,7 @@ from ..lower import Level, Program, Value
 from ..reductions import Field
 from ..schedule import Schedule
 from .cpp_pairs import Pairs
-from .functions_cpp import UNZIPPED
+from .functions_cpp import TRANSPOSED, UNZIPPED
 from .prelude_cpp import prelude
 from .skeletons import CPP
 from .statements import block, c_type, fill, finish, functions, indent, out_type, sizes, statements, title
@@ -46,13 +46,13 @@ def emit(program: Program, schedule: Schedule) -> str:
         arguments=emitter.arguments(),
         parameters=emitter.parameters(),
         load_rows=emitter.load_rows(),
-        identity=emitter.identity("BLOCK", 8),
-        identity_merged=emitter.identity("1", 8),
+        identity=emitter.identity(8),
+        identity_merged=emitter.identity(8),
         load_cols=emitter.load_cols(),
         fold=indent(emitter.fold(), 10),
         lane_pointers=emitter.lane_pointers(),
         flush=emitter.flush(),
-        finish=emitter.finish("BLOCK", 8),
+        finish=emitter.finish("WIDE", 8),
         finish_merged=emitter.finish("1", 6),
         out_pointers=emitter.out_pointers(),
         merge_splits=emitter.merge_splits(),
@@ -101,9 +101,9 @@ class _Emitter(Pairs):
         number = f"{first} + l" if end == count else f"{first} + (l < {count} ? l : {count} - 1)"
         for value, place, length in self._runs(slots):
             lines = self._copy_one(self.values[value], place, length, at, number)
-            if self._is_unzipped(self.values[value], length):
-                source = f"a{self.values[value].position} + ({first} + l) * {length}"
-                whole.append(f"unzip_{length}({source}, &{at(str(place), 'l')}, {pitch});")
+            vectors = self._copy_vector(self.values[value], place, length, at, first, pitch)
+            if vectors:
+                whole += vectors
                 rest += lines
             else:
                 single += lines
@@ -114,11 +114,26 @@ class _Emitter(Pairs):
             *block(f"for (int l = 0; l < {end}; l++)", single),
         ]
 
-    def _is_unzipped(self, value: Value, length: int) -> bool:
-        """Whether a run is all of an argument of few components, of the kernel's own type."""
-        if value.half or length != self.widths[value.argument] or length > UNZIPPED:
-            return False
-        return self.schedule.stored[list(self.widths).index(value.argument)] == self.schedule.dtype
+    def _copy_vector(
+        self, value: Value, place: int, count: int, at: Callable[[str, str], str], first: str, pitch: str
+    ) -> list[str]:
+        """Fill the slots of one run for `LANES` rows or columns from `l` on; nothing if that is not faster."""
+        if value.half or self.schedule.stored[list(self.widths).index(value.argument)] != self.schedule.dtype:
+            return []
+        width = self.widths[value.argument]
+        if count == width <= UNZIPPED:
+            source = f"a{value.position} + ({first} + l) * {width}"
+            return [f"unzip_{count}({source}, &{at(str(place), 'l')}, {pitch});"]
+        if count < TRANSPOSED:
+            return []
+        source = f"a{value.position} + ({first} + l) * {width} + {value.component}"
+        square = f"transpose({source} + k, {width}, &{at(f'({place} + k)', 'l')}, {pitch});"
+        lines = [f"for (int k = 0; k + LANES <= {count}; k += LANES) {square}"]
+        if count % TRANSPOSED:
+            one = f"{at(f'({place} + k)', '(l + t)')} = a{value.position}[({first} + l + t) * {width} + "
+            copy = f"for (int t = 0; t < LANES; t++) {one}{value.component} + k];"
+            lines.append(f"for (int k = {count} / LANES * LANES; k < {count}; k++) {copy}")
+        return lines
 
     def _copy_one(
         self, value: Value, place: int, count: int, at: Callable[[str, str], str], number: str
@@ -192,7 +207,7 @@ class _Emitter(Pairs):
             names[field.name] = f"w_{field.name}"
         return lines, names
 
-    def identity(self, pitch: str, by: int) -> str:
+    def identity(self, by: int) -> str:
         lines = []
         for field in self.fields:
             first, count = self.slots[field.name]
@@ -211,13 +226,18 @@ class _Emitter(Pairs):
             12,
         )
 
-    def later(self, read: Callable[[Field, str], str]) -> tuple[list[str], dict[str, str]]:
-        """Declarations of the state to merge in, as doubles, and the names; `read` gives one of its numbers."""
+    def later(self, read: Callable[[Field, str], str], *, reads: bool = False) -> tuple[list[str], dict[str, str]]:
+        """Declarations of the state to merge in, as doubles, and the names; `read` gives one of its numbers.
+
+        With `reads` entries are read from the lane state, where it is their own type that is converted.
+        """
         lines, names = [], {}
         for field in self.fields:
             _, count = self.slots[field.name]
             name = f"l_{field.name}"
-            if field.each:
+            if field.each and field.kind == "number" and reads:
+                lines.append(f"const Reads {name} = {{p_{field.name} + l, GROUP}};")
+            elif field.each:
                 copy = f"for (int q = 0; q < {count}; q++) {name}[q] = {read(field, 'q')};"
                 lines += [f"f64 {name}[{count}];", copy]
             else:
@@ -237,7 +257,7 @@ class _Emitter(Pairs):
             element = f"p_{field.name}[{'l' if q == '0' else f'{q} * GROUP + l'}]"
             return f"{element} < 0 ? -1 : f64(col0 + {element})" if field.kind == "column" else f"(f64){element}"
 
-        return self.merge(*self.later(read), "BLOCK", "g" if self.is_across else "g + l", 14)
+        return self.merge(*self.later(read, reads=True), "WIDE", "g" if self.is_across else "g + l", 14)
 
     def merge_splits(self) -> str:
         def read(field: Field, q: str) -> str:

@@ -294,7 +294,7 @@ class Pairs(ComponentLoops):
     def scale(self, family: Family, r: int) -> str:
         """Bring the sums of a family of weights to the new maximum."""
         place = self.weight_place(family, "q", r)
-        return f"for (int q = 0; q < {family.body.count}; q++) {place} = {place} * a;"
+        return f"if (any(a != K(1))) for (int q = 0; q < {family.body.count}; q++) {place} = {place} * a;"
 
     def weighted(self, family: Family, k0: str, width: int) -> Update:
         """As `steps`, for weights: sums of the chunk, which are added to those in memory."""

@@ -104,7 +104,7 @@ class LaneState:
         lines = []
         for field in self.fields:
             first, _ = self.slots[field.name]
-            lines.append(f"const Entries<f64> w_{field.name} = {{&wide[o][{first}][g + l], BLOCK}};")
+            lines.append(f"const Entries<f64> w_{field.name} = {{&wide[o][{first}][g + l], WIDE}};")
         for field in self.fields:
             first, count = self.slots[field.name]
             kind = "IT" if field.is_integer else "T"

@@ -266,12 +266,44 @@ HOT void unzip_{count}(const T *from, T *to, i64 pitch) {{
 """)
 
 
+_TRANSPOSE = Function("""\
+HOT void transpose(const T *from, i64 step, T *to, i64 pitch) {
+#ifdef __clang__
+  for (int l = 0; l < LANES; l++)
+    for (int d = 0; d < LANES; d++) to[d * pitch + l] = from[l * step + d];
+#else
+  typedef V Unaligned __attribute__((aligned(sizeof(T))));
+  I lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+  V r[LANES];
+#pragma GCC unroll 16
+  for (int l = 0; l < LANES; l++) r[l] = *(const Unaligned *)(from + l * step);
+#pragma GCC unroll 4
+  for (int s = 1; s < LANES; s *= 2) {
+    const I is_high = (lane & KI(s)) != KI(0);
+    const I low = is_high ? lane + KI(LANES - s) : lane, high = is_high ? lane + KI(LANES) : lane + KI(s);
+#pragma GCC unroll 16
+    for (int l = 0; l < LANES; l++)
+      if (!(l & s)) {
+        const V a = r[l], b = r[l + s];
+        r[l] = __builtin_shuffle(a, b, low);
+        r[l + s] = __builtin_shuffle(a, b, high);
+      }
+  }
+#pragma GCC unroll 16
+  for (int d = 0; d < LANES; d++) *(V *)(to + d * pitch) = r[d];
+#endif
+}
+""")
+"""`LANES` rows, `step` apart, of `LANES` numbers each -> a vector per number, `pitch` apart."""
+
 _FINITE = Function("""\
 HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 """)
 
-UNZIPPED = 4  # numbers per row that shuffles bring apart; of more, single copies are as fast
+UNZIPPED = 4  # numbers per row up to which `unzip_...` brings them apart
+TRANSPOSED = 16  # numbers per row from which `transpose` does; between them, single copies are as fast
 
 OF_ONE = "log1p log2 log10 expm1 asin acos sinh cosh erf erfc lgamma cbrt ceil floor trunc rint".split()
 OF_TWO = ("pow", "atan2", "hypot")
@@ -290,6 +322,7 @@ def functions_of(dtype: str) -> dict[str, Function]:
     return {
         "nearest": _nearest(n),
         **{f"unzip_{count}": _unzip(count) for count in range(1, UNZIPPED + 1)},
+        "transpose": _TRANSPOSE,
         "any": _any(n),
         "any_exceeds": _any_exceeds(n),
         "fabs": Function(f"HOT V fabs(V x) {{ return (V)((I)x & KI({n.magnitude})); }}\n"),

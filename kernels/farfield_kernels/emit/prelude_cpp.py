@@ -33,6 +33,10 @@ template <class E> struct Entries {{
   E *p; i64 step;
   __attribute__((always_inline)) E &operator[](i64 q) const {{ return p[q * step]; }}
 }};
+struct Reads {{
+  const T *p; i64 step;
+  __attribute__((always_inline)) f64 operator[](i64 q) const {{ return p[q * step]; }}
+}};
 """
 
 C_TYPES = {"float32": ("float", "int"), "float64": ("double", "long long")}

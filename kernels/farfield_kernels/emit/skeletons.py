@@ -18,7 +18,7 @@ enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHU
 enum {{ COMPONENTS = {components}, SLOTS = {slots}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
 enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP }};
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
-enum {{ LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 }};
+enum {{ WIDE = BLOCK + 8, LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 }};
 
 HOT i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 HOT V *at(T *memory, i64 element) {{ return (V *)(memory + element); }}
@@ -29,7 +29,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
 {out_pointers}
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = {buffers} * SPAN * GROUP;
-  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
+  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
@@ -37,7 +37,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   T *const Y = X + x_size;
   T *const S = Y + y_size;
   T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
-  f64 (*const wide)[SLOTS][BLOCK] = (f64 (*)[SLOTS][BLOCK])(lane + lane_size);
+  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lane + lane_size);
   for (;;) {{
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
     if (unit >= batches * row_blocks * splits) break;

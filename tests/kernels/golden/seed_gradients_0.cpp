@@ -24,6 +24,10 @@ template <class E> struct Entries {
   E *p; i64 step;
   __attribute__((always_inline)) E &operator[](i64 q) const { return p[q * step]; }
 };
+struct Reads {
+  const T *p; i64 step;
+  __attribute__((always_inline)) f64 operator[](i64 q) const { return p[q * step]; }
+};
 #ifdef AVX512_BUILTINS
 HOT V nearest(V t) { return __builtin_ia32_rndscaleps_mask(t, 8, t, (unsigned short)-1, 4); }
 #else
@@ -93,7 +97,7 @@ enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 4, SLOTS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
-enum { LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
+enum { WIDE = BLOCK + 8, LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -105,7 +109,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   f64 *const o1 = (f64 *)out[1];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0 * SPAN * GROUP;
-  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * BLOCK * sizeof(f64);
+  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
@@ -113,7 +117,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   T *const Y = X + x_size;
   T *const S = Y + y_size;
   T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
-  f64 (*const wide)[SLOTS][BLOCK] = (f64 (*)[SLOTS][BLOCK])(lane + lane_size);
+  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lane + lane_size);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
     if (unit >= batches * row_blocks * splits) break;
