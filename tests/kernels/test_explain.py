@@ -58,7 +58,7 @@ def test_loops_say_from_how_many_components_on() -> None:
     vectors, columns = register_tile()
     tile = f"{vectors} vector{'s' if vectors > 1 else ''} x {columns} columns"
     assert f"a sum over 64 components, at least 8: register tile of {tile}" in said
-    assert "16 results, at least 8: 8 at a time over 48 columns" in said
+    assert "16 results, at least 8: 8 at a time over 96 columns" in said
 
 
 def test_separation_says_why_and_why_not() -> None:
