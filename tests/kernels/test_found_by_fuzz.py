@@ -10,6 +10,8 @@ from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
 from kernels.reduction_checks import assert_results, forced_splits
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
+
 
 def test_split_gradients_of_rows_and_parameters_do_not_crash() -> None:
     """Three components per row and one of a parameter, in float64: GCC 12 misaligned the state it merged."""
