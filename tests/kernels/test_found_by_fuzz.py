@@ -39,3 +39,14 @@ def test_the_spread_of_equal_terms_is_no_less_than_zero(name: str, dtype: str) -
     (spread,) = engine.run(spec, [x, np.zeros((5, 1), dtype)], device="cpu").arrays
     assert spread.min() >= 0
     assert spread.max() <= 8 * np.finfo(dtype).eps * float(np.square(x).max())
+
+
+@pytest.mark.parametrize("name", ["Var", "Std"])
+def test_the_spread_of_one_number_is_zero(name: str) -> None:
+    """A mean that is rounded differs from terms that are all the same: the derivative of Std then was not 0."""
+    spec = Spec("x + 0.1 * y", ("x = Vi(1)", "y = Vj(1)"), name)
+    x = np.random.default_rng(0).standard_normal((50, 1))
+    for splits in (1, 3):
+        with forced_splits(splits):
+            (spread,) = engine.run(spec, [x, np.ones((1003, 1))], device="cpu").arrays
+        assert not spread.any(), f"{splits} splits: {spread.max():.1e}"
