@@ -18,11 +18,12 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import BuildError, DeviceError
+from .errors import BuildError, CompilerMissingWarning, DeviceError
 
 # No -ffast-math: it assumes NaN and infinities away and deletes range reduction.
 CPP_FLAGS = (
@@ -41,6 +42,11 @@ CPP_FLAGS = (
 CUDA_OPTIONS = ("--std=c++17",)
 COMPILE_TIMEOUT_S = 120
 COMPILERS = ("g++", "clang++", "c++")
+INSTALL = (
+    "install one, on Debian or Ubuntu with 'apt install g++', on Fedora with 'dnf install gcc-c++', on macOS with "
+    "'xcode-select --install', in conda with 'conda install -c conda-forge gxx'"
+)
+CPU_PATHS = ("auto", "compiled", "numpy")
 
 
 class _Flights:
@@ -103,6 +109,48 @@ def find_compiler() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
+def _missing() -> str:
+    return f"no C++ compiler was found (looked for {os.environ.get('FARFIELD_CXX') or ', '.join(COMPILERS)})"
+
+
+def numpy_reason() -> str | None:
+    """Why calls on the CPU run on NumPy; None if they are compiled.
+
+    `FARFIELD_CPU` says `compiled`, `numpy` or `auto`, which is `compiled` where there is a compiler.
+
+    Raises:
+        BuildError: it says something else.
+    """
+    return _numpy_reason(*map(os.environ.get, ("FARFIELD_CPU", "FARFIELD_CXX", "PATH")))
+
+
+@functools.lru_cache(maxsize=8)
+def _numpy_reason(asked: str | None, compiler: str | None, path: str | None) -> str | None:
+    """Cached by what it depends on: to search the path takes as long as a small call."""
+    if asked and asked not in CPU_PATHS:
+        raise BuildError(f"FARFIELD_CPU is '{asked}', it is one of {', '.join(CPU_PATHS)}")
+    if asked == "numpy":
+        return "FARFIELD_CPU is numpy"
+    return None if asked == "compiled" or find_compiler() else _missing()
+
+
+_has_warned = False
+
+
+def warn_of_numpy() -> None:
+    """Say once per process that a compiler is missing, unless NumPy was asked for."""
+    global _has_warned
+    if _has_warned or os.environ.get("FARFIELD_CPU") == "numpy":
+        return
+    _has_warned = True
+    warnings.warn(
+        f"{_missing()}, so formulas run on NumPy: the results are the same, but take about 10 times as long; "
+        f"{INSTALL}; or set FARFIELD_CPU=numpy to be told no more",
+        CompilerMissingWarning,
+        stacklevel=4,  # who called engine.run
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def _compiler_identity(path: str, modified_ns: int, size: int) -> str:
     return f"{os.path.realpath(path)} {modified_ns} {size}"
@@ -135,11 +183,7 @@ def build_cpp(source: str) -> ctypes.CDLL:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise BuildError(
-            f"no C++ compiler was found (looked for {os.environ.get('FARFIELD_CXX') or ', '.join(COMPILERS)}): "
-            "install one, on Debian or Ubuntu with 'apt install g++', on Fedora with 'dnf install gcc-c++', "
-            "on macOS with 'xcode-select --install', or set FARFIELD_CXX"
-        )
+        raise BuildError(f"{_missing()}: {INSTALL}, or set FARFIELD_CXX")
     key = cpp_key(source, compiler)
     library = _libraries.get(key)
     if library is None:

@@ -12,7 +12,7 @@ import numpy as np
 from .arguments import Sizes, check_arguments, numpy_dtype, result_shapes
 from .build import cuda_device_count, import_cupy
 from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
-from .execute import Cuda, Host, Timing, Work, execute
+from .execute import Timing, Work, backend_for, execute
 from .expr import INDEX_SHIFT, Array
 from .operation import Operation, Slot, Spec, read
 from .ranges import check_ranges
@@ -83,7 +83,7 @@ def run(
     timing = Timing()
     started = time.perf_counter()
     work = Work(plan_call(spec, sizes.compute, chosen), sizes, pairs, spec.separation)
-    backend = Cuda() if chosen == "cuda" else Host()
+    backend = backend_for(chosen)
     for stage in work.call.stages:
         backend.build(work.first_choice(stage))
     timing.compile_ms = (time.perf_counter() - started) * 1e3

@@ -10,6 +10,7 @@
         └── DeviceError         the device asked for is not there, or failed
 
 Every class carries a stable `code`: the server puts it on the wire, the client finds the class by it.
+`CompilerMissingWarning` is no error: the results are right, they only take longer.
 """
 
 from __future__ import annotations
@@ -112,6 +113,10 @@ class DeviceError(BuildError):
     """The device asked for is not there, or failed."""
 
     code = "device_error"
+
+
+class CompilerMissingWarning(UserWarning):
+    """No C++ compiler was found: formulas run on NumPy, with the same results. Given once per process."""
 
 
 def error_classes(root: type[FarfieldError] = FarfieldError) -> dict[str, type[FarfieldError]]:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from .arguments import Sizes
-from .build import import_cupy
+from .blocks import NumpyKernel
+from .build import import_cupy, numpy_reason, warn_of_numpy
 from .expr import Array
 from .launch import CpuKernel, CudaKernel, Extent, thread_count
 from .lower import Output, Program
 from .operation import Vjp
 from .ranges import Ranges
-from .schedule import FEW_ROWS, MANY_COLUMNS, Schedule, block_rows
+from .schedule import FEW_ROWS, MANY_COLUMNS, Device, Schedule, block_rows
 from .separate import LEAST_PAIRS, acceptable
 from .stages import Emitted, Plan, Separated, Stage
 
@@ -149,6 +150,21 @@ def _cuda_kernels(kernels: tuple[Emitted, ...]) -> tuple[CudaKernel, ...]:
     return tuple(CudaKernel(*emitted.parts) for emitted in kernels)
 
 
+@functools.lru_cache(maxsize=512)
+def _numpy_kernels(kernels: tuple[Emitted, ...]) -> tuple[NumpyKernel, ...]:
+    return tuple(NumpyKernel(*emitted.parts) for emitted in kernels)
+
+
+def backend_for(device: Device) -> Host:
+    """The back end of a device; on the CPU that of NumPy where there is no compiler, with a warning."""
+    if device == "cuda":
+        return Cuda()
+    if numpy_reason() is None:
+        return Host()
+    warn_of_numpy()
+    return Numpy()
+
+
 class Host:
     """CPU kernels, which read and write NumPy arrays as they are."""
 
@@ -173,6 +189,14 @@ class Host:
 
     def wait(self) -> None:
         """Until all that was started is done."""
+
+
+class Numpy(Host):
+    """Kernels of NumPy calls, for a host without a compiler."""
+
+    def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
+        """Kernels, of which nothing is compiled."""
+        return _numpy_kernels(kernels)
 
 
 class Cuda(Host):

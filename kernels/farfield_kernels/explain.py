@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .arguments import Sizes
+from .build import numpy_reason
 from .choices import chosen, per_pair, walk
 from .execute import Work
 from .expr import Const, Expr, Index, Var, topological
@@ -36,7 +37,9 @@ def explain(
     """
     operation = read(spec)
     names = _names(operation)
-    lines = ["Arguments"]
+    reason = numpy_reason() if device == "cpu" else None
+    lines = [f"On this machine the kernels below run on NumPy, not as C++: {reason}", ""] if reason else []
+    lines.append("Arguments")
     for place, slot in enumerate(operation.arguments):
         tail = ", ".join(map(str, slot.tail))
         rows = {"i": f"(M, {tail})", "j": f"(N, {tail})", "p": f"({tail},)"}[slot.axis]

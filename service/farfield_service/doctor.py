@@ -12,7 +12,14 @@ import sys
 from dataclasses import dataclass
 
 from farfield_kernels import __version__
-from farfield_kernels.build import cache_dir, cuda_device_count, find_compiler, import_cupy
+from farfield_kernels.build import (
+    INSTALL,
+    cache_dir,
+    cuda_device_count,
+    find_compiler,
+    import_cupy,
+    numpy_reason,
+)
 from farfield_kernels.errors import FarfieldError
 from farfield_kernels.launch import thread_count
 
@@ -39,6 +46,7 @@ def examine() -> list[Finding]:
         Finding("farfield", f"{__version__}, Python {platform.python_version()} on {sys.platform}"),
         *_packages(),
         _compiler(),
+        _cpu(),
         _cache(),
         _threads(),
         _cupy(),
@@ -61,10 +69,20 @@ def _packages() -> list[Finding]:
 def _compiler() -> Finding:
     path = find_compiler()
     if path is None:
-        advice = "Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install"
-        return Finding("C++ compiler", "not found: the embedded engine cannot run", False, True, advice)
+        is_asked_for = os.environ.get("FARFIELD_CPU") == "compiled"
+        return Finding("C++ compiler", "not found", False, is_asked_for, INSTALL)
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     return Finding("C++ compiler", f"{path} ({version.stdout.splitlines()[0] if version.stdout else '?'})")
+
+
+def _cpu() -> Finding:
+    try:
+        reason = numpy_reason()
+    except FarfieldError as error:
+        return Finding("CPU", error.message, False, True, "unset FARFIELD_CPU or give it one of these")
+    if reason:
+        return Finding("CPU", f"NumPy, about 10 times slower than compiled C++: {reason}")
+    return Finding("CPU", "compiled C++ (FARFIELD_CPU=numpy takes NumPy)")
 
 
 def _cache() -> Finding:

@@ -131,16 +131,33 @@ def test_doctor_says_what_was_found() -> None:
     """One line per finding; it ends with 0 where everything needed is there."""
     done = run("doctor")
     assert done.returncode == 0
-    for what in ("farfield", "torch", "fastapi", "C++ compiler", "kernel cache", "threads", "GPU", "FARFIELD_URL"):
+    for what in (
+        "farfield",
+        "torch",
+        "fastapi",
+        "C++ compiler",
+        "CPU",
+        "kernel cache",
+        "threads",
+        "GPU",
+        "FARFIELD_URL",
+    ):
         assert re.search(rf"^(ok  |none) {re.escape(what)}", done.stdout, re.MULTILINE), what
 
 
 def test_doctor_says_what_to_do_about_what_is_missing(tmp_path: Path) -> None:
-    """Without a compiler it ends with 1 and names the package to install; an unusable cache is named too."""
+    """Without a compiler it names the package to install and says that NumPy computes; that is an error only where
+    compiled kernels are asked for. A wrong setting and an unusable cache are named too."""
     done = run("doctor", FARFIELD_CXX="no-such-compiler")
+    assert done.returncode == 0
+    assert re.search(r"^none C\+\+ compiler +not found\n.*apt install g\+\+", done.stdout, re.MULTILINE)
+    assert re.search(r"^ok   CPU +NumPy, .*looked for no-such-compiler", done.stdout, re.MULTILINE)
+    done = run("doctor", FARFIELD_CXX="no-such-compiler", FARFIELD_CPU="compiled")
     assert done.returncode == 1
     assert re.search(r"^MISS C\+\+ compiler", done.stdout, re.MULTILINE)
-    assert "apt install g++" in done.stdout
+    done = run("doctor", FARFIELD_CPU="fast")
+    assert done.returncode == 1
+    assert re.search(r"^MISS CPU +FARFIELD_CPU is 'fast', it is one of auto", done.stdout, re.MULTILINE)
     (tmp_path / "file").write_text("")
     done = run("doctor", FARFIELD_CACHE_DIR=str(tmp_path / "file" / "cache"))
     assert done.returncode == 1

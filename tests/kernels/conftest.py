@@ -1,4 +1,4 @@
-"""Instruction sets that kernels are compiled for."""
+"""What kernels run on: instruction sets that they are compiled for, and NumPy."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     execute._cpu_kernels.cache_clear()
     yield name
     execute._cpu_kernels.cache_clear()
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How calls run on the CPU."""
+    monkeypatch.setenv("FARFIELD_CPU", request.param)
+    return str(request.param)

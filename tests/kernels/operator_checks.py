@@ -25,7 +25,7 @@ from farfield_kernels.operators.differential import Differential
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.rewrite import rewrite
 from farfield_kernels.schedule import Device, Schedule, plan
-from farfield_kernels.stages import plan_call
+from farfield_kernels.stages import Emitted, plan_call
 from farfield_kernels.terms import Term
 
 ROWS = 37  # samples; a multiple of no vector width
@@ -58,14 +58,20 @@ def stages(formulas: Sequence[Expr], dtype: str, device: Device = "cpu") -> tupl
 
 
 def compiled_kernel(formulas: Sequence[Expr], dtype: str) -> CpuKernel:
-    """That kernel for the CPU."""
+    """That kernel for the CPU, compiled."""
     return CpuKernel(*stages(formulas, dtype))
+
+
+def host_kernel(formulas: Sequence[Expr], dtype: str) -> Any:
+    """That kernel for the CPU, compiled or on NumPy as the environment says."""
+    (kernel,) = execute.backend_for("cpu").build((Emitted(*stages(formulas, dtype)),))
+    return kernel
 
 
 def evaluate(
     formulas: Sequence[Expr], arrays: Sequence[Array], dtype: str, rows: int = ROWS, device: Device = "cpu"
 ) -> list[Array]:
-    """Values of formulas by one compiled kernel with one column: a (rows, dim) array each."""
+    """Values of formulas by one kernel with one column: a (rows, dim) array each."""
     inputs = [np.ascontiguousarray(array, dtype) for array in arrays]
     if device == "cuda":
         cupy = import_cupy()
@@ -73,7 +79,7 @@ def evaluate(
         written = [cupy.empty((rows, output.count), dtype) for output in on_device.program.outputs]
         on_device([cupy.asarray(array) for array in inputs], written, Extent(rows, 1, terms=rows))
         return [cupy.asnumpy(array) for array in written]
-    kernel = compiled_kernel(formulas, dtype)
+    kernel = host_kernel(formulas, dtype)
     outputs = [np.empty((rows, output.count), dtype) for output in kernel.program.outputs]
     kernel(inputs, outputs, Extent(rows, 1, terms=rows))
     return outputs
@@ -264,3 +270,4 @@ def forget_compiled_formulas() -> None:
     operation.read.cache_clear()
     plan_call.cache_clear()
     execute._cpu_kernels.cache_clear()
+    execute._numpy_kernels.cache_clear()

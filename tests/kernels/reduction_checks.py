@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from farfield_kernels import engine, launch
+from farfield_kernels import blocks, engine, launch
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reductions import REDUCTIONS
@@ -81,11 +81,23 @@ def draw(M: int, N: int, dtype: str, seed: int = 0) -> list[Array]:
 
 @contextlib.contextmanager
 def forced_splits(splits: int, threads: int = 2) -> Iterator[None]:
-    """Columns are split into that many parts, whatever the sizes."""
+    """Columns are split into that many parts, whatever the sizes; on NumPy, into tiles of 8 x 256."""
+
+    def parts(*sizes: object) -> int:
+        return splits
+
+    def workers() -> int:
+        return threads
+
     with (
-        mock.patch.object(launch, "split", return_value=splits),
+        mock.patch.object(launch, "split", parts),
         mock.patch.object(launch, "SMALLEST_SHARED_WORK", -1),
-        mock.patch.object(launch, "thread_count", return_value=threads),
+        mock.patch.object(launch, "thread_count", workers),
+        mock.patch.object(blocks, "COLUMNS", 256),
+        mock.patch.object(blocks, "FEWER_COLUMNS", 256),
+        mock.patch.object(blocks, "NUMBERS", 2048),
+        mock.patch.object(blocks, "SMALLEST_SHARED_WORK", -1),
+        mock.patch.object(blocks, "thread_count", workers),
     ):
         yield
 

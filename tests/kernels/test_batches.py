@@ -25,6 +25,7 @@ from kernels.reduction_checks import (
     spec_of,
 )
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
 NAMES = sorted(REDUCTIONS)
 DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
 WRT = (0, 1, 2, 3)

@@ -24,6 +24,8 @@ from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
 from kernels.reduction_checks import assert_results
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
+
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 
 

@@ -10,6 +10,8 @@ from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
 from kernels.reduction_checks import assert_results, forced_splits
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
+
 
 def test_split_gradients_of_rows_and_parameters_do_not_crash() -> None:
     """Three components per row and one of a parameter, in float64: GCC 12 misaligned the state it merged."""
@@ -37,3 +39,14 @@ def test_the_spread_of_equal_terms_is_no_less_than_zero(name: str, dtype: str) -
     (spread,) = engine.run(spec, [x, np.zeros((5, 1), dtype)], device="cpu").arrays
     assert spread.min() >= 0
     assert spread.max() <= 8 * np.finfo(dtype).eps * float(np.square(x).max())
+
+
+@pytest.mark.parametrize("name", ["Var", "Std"])
+def test_the_spread_of_one_number_is_zero(name: str) -> None:
+    """A mean that is rounded differs from terms that are all the same: the derivative of Std then was not 0."""
+    spec = Spec("x + 0.1 * y", ("x = Vi(1)", "y = Vj(1)"), name)
+    x = np.random.default_rng(0).standard_normal((50, 1))
+    for splits in (1, 3):
+        with forced_splits(splits):
+            (spread,) = engine.run(spec, [x, np.ones((1003, 1))], device="cpu").arrays
+        assert not spread.any(), f"{splits} splits: {spread.max():.1e}"

@@ -35,6 +35,7 @@ def drawn(reduction: str) -> Group:
     return draw_group(SIZE, DRAWN.index(reduction), reduction)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("reduction", DRAWN)
 def test_random_formulas_pass_all_checks(reduction: str) -> None:
     """Text, graph, values, gradients and tangents agree, and few of them are allowed to differ much."""

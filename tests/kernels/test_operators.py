@@ -11,6 +11,7 @@ from farfield_kernels.operators import named_operators
 from farfield_kernels.reference import reference
 from kernels.operator_checks import check_second_order, check_value, check_vjp
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
 NAMES = sorted(name for name, operator in named_operators().items() if operator.cases)
 
 

@@ -24,6 +24,7 @@ from kernels.reduction_checks import (
     spec_of,
 )
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
 M, N = SIZES
 NAMES = sorted(REDUCTIONS)
 DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]

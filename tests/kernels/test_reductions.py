@@ -28,6 +28,7 @@ from kernels.reduction_checks import (
     spec_of,
 )
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
 NAMES = sorted(REDUCTIONS)
 DIFFERENTIABLE = [name for name in NAMES if REDUCTIONS[name].gradient or REDUCTIONS[name].saving]
 SAVING = [name for name in NAMES if REDUCTIONS[name].saving]

@@ -17,6 +17,8 @@ from farfield_kernels.reference import reference
 from farfield_kernels.separate import LEAST_PAIRS
 from kernels.reduction_checks import assert_results
 
+pytestmark = pytest.mark.usefixtures("path")  # compiled, and on NumPy
+
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"), axis=1, separation="on")
 TOLERANCE = {"float32": 1e-6, "float64": 1e-13}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import RuleError
 from . import exponentials, selection, sums
-from .kinds import REDUCTIONS, SPELLINGS, Field, Gradient, Pair, Reduction, Result
+from .kinds import REDUCTIONS, SPELLINGS, Field, Gradient, Pair, Reduction, Result, State, Tile
 from .sums import COMPENSATED_SUM, SUM
 
 
@@ -31,6 +31,8 @@ __all__ = [
     "Pair",
     "Reduction",
     "Result",
+    "State",
+    "Tile",
     "exponentials",
     "find",
     "selection",

@@ -13,42 +13,60 @@ from typing import Any
 import numpy as np
 
 from ..expr import Array, Expr, apply, constant
-from .kinds import Field, Pair, Reduction, Result, declare
+from ..functions_numpy import finite_or_zero
+from .kinds import Field, Pair, Reduction, Result, State, Tile, declare
 
 MAXIMUM = Field("m", "K(-INF)")
 _SHIFTS = (
     "const double h = finite_or_zero($m > $m2 ? $m : $m2), a = exp($m - h), b = exp($m2 - h); "
     "$m = $m > $m2 ? $m : $m2; "
 )
+
+
+def _fold(state: State, tile: Tile) -> State:
+    """Sums relative to the larger maximum, weighted if there are weights, and its place if that is a field."""
+    m, s, *places = state
+    best = np.fmax.reduce(tile.terms, 1)
+    largest = np.fmax(m, best)
+    h = finite_or_zero(largest)
+    if places:
+        first = (tile.terms == best[:, None]).argmax(1)
+        places = [np.where(best > m, tile.columns[first], places[0])]
+    powers = np.subtract(tile.terms, h[:, None].astype(tile.terms.dtype), out=tile.terms)
+    np.exp(powers, out=powers)
+    scale = np.exp(m - h)
+    if tile.weights is not None:
+        return largest, s * scale[:, None] + tile.weighted(powers), *places
+    return largest, s * scale + powers.sum(1), *places
+
+
 PLAIN: dict[str, Any] = {
     "scheme": "shifted sum",
     "state": (MAXIMUM, Field("s", "K(0)")),
     "step_each": "$s = $s + $e;",
     "merge": _SHIFTS + "$s = $s * a + $s2 * b;",
+    "fold": _fold,
 }
 WEIGHTED: dict[str, Any] = {
     "scheme": "shifted sum",
     "state": (MAXIMUM, Field("s", "K(0)", each="W")),
     "step_each": "$s = $s + $e * $w;",
     "merge": _SHIFTS + "for (int q = 0; q < $W; q++) $s[q] = $s[q] * a + $s2[q] * b;",
+    "fold": _fold,
     "weights": "needed",
 }
-
-
-def _finite_or_zero(x: Array) -> Array:
-    return np.where(np.isfinite(x), x, 0)
 
 
 def _parts(terms: Array, weights: Array | None) -> tuple[Array, Array]:
     """Maximum (M, D), NaN passed over, and sum of exp(t - maximum), weighted if there are weights."""
     largest = np.fmax.reduce(terms, 1, initial=-np.inf)
-    powers = np.exp(terms - _finite_or_zero(largest)[:, None, :])
+    powers = np.exp(terms - finite_or_zero(largest)[:, None, :])
     return largest, (powers if weights is None else powers * weights).sum(1)
 
 
 def _logsumexp(terms: Array, weights: Array | None) -> Array:
     largest, total = _parts(terms, weights)
-    return _finite_or_zero(largest) + np.log(total)
+    return finite_or_zero(largest) + np.log(total)
 
 
 # ---- log-sum-exp ---------------------------------------------------------------------------------------------

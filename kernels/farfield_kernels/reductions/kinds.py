@@ -17,6 +17,9 @@ all doubles, fields with entries being arrays. In `finish`, `q` is the entry and
 reduced. `$K` and `$W` are numbers. `K(...)` makes a constant of the kernel's type, `KI(...)` one of its integers,
 `INF` is infinity; `any(...)` says whether a condition holds in some lane, and `any_exceeds(a, b)` whether a <= b
 fails in some lane.
+
+Where there is no compiler, `fold` stands for `step`, `step_each` and `merge`: it takes a whole tile of terms into
+the wide state by NumPy. `identity` and `finish` are read as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ..expr import INDEX_SHIFT, Array, Axis, Expr, apply, index
+from ..functions_numpy import product
 
 Each = Literal["", "K", "W"]
 Kind = Literal["number", "column", "count"]
@@ -134,6 +140,33 @@ class Pair:
         return high * 2.0**INDEX_SHIFT + low
 
 
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """What a fold takes in: the terms of some rows and columns.
+
+    Args:
+        terms: (rows, cols), in the kernel's type; the fold may write to them.
+        columns: (cols,) int64: the numbers of the columns, in the order in which they are met.
+        weights: (W, rows or 1, cols), of a weighted reduction.
+    """
+
+    terms: Array
+    columns: Array
+    weights: Array | None = None
+
+    def weighted(self, factors: Array) -> Array:
+        """(rows, W): the sums over the columns of the factors, (rows, cols), times each weight."""
+        assert self.weights is not None
+        if self.weights.shape[1] == 1:
+            return product(factors, self.weights[:, 0].T)
+        return np.asarray(np.einsum("rc,wrc->rw", factors, self.weights))
+
+
+State = tuple[Array, ...]
+"""The wide state of one component: per field (rows,) or (rows, entries), float64, or int64 unless a number."""
+
+Fold = Callable[[State, Tile], State]
+
 Gradient = Callable[[Pair], tuple[Expr | None, Expr | None]]
 """Cotangents of the formula and of the weights at one pair; None where zero."""
 
@@ -154,6 +187,7 @@ class Reduction:
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
             (M, its width).
+        fold: the state with a tile of later terms taken in; the state of fewer rows broadcasts.
         weights: whether it takes a second formula.
         prepare: the weights that are summed, made from those of the user, if any.
         gradient: see `Gradient`; None if no result depends smoothly on the terms.
@@ -175,6 +209,7 @@ class Reduction:
     merge: str
     results: tuple[Result, ...]
     reference: Callable[[Array, Array | None, int], tuple[Array, ...]]
+    fold: Fold
     weights: WeightRule = "none"
     prepare: Callable[[Expr | None], Expr] | None = None
     gradient: Gradient | None = None

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..expr import Array, Expr
 from ..operators.vector import contract
-from .kinds import Field, Pair, Reduction, Result, declare
+from .kinds import Field, Fold, Pair, Reduction, Result, State, Tile, declare
 
 # ---- one -----------------------------------------------------------------------------------------------------
 
@@ -30,6 +30,27 @@ def _extremum_of(name: str, worst: float, *, ignore: bool) -> Callable[..., tupl
         return getattr(np, name.lower())(terms, axis=1), getattr(np, f"arg{name.lower()}")(terms, axis=1)
 
     return select
+
+
+def _fold_extremum(name: str, *, ignore: bool) -> Fold:
+    larger = np.fmax if ignore else np.maximum
+    smaller = np.fmin if ignore else np.minimum
+    best = larger if name == "Max" else smaller
+    return lambda state, tile: (best(state[0], best.reduce(tile.terms, 1)),)
+
+
+def _fold_place(name: str, worst: float, *, ignore: bool) -> Fold:
+    beats: Any = np.greater if name == "Max" else np.less
+
+    def fold(state: State, tile: Tile) -> State:
+        m, k = state
+        terms = np.where(np.isnan(tile.terms), worst, tile.terms) if ignore else tile.terms
+        place = getattr(terms, f"arg{name.lower()}")(1)
+        found = np.take_along_axis(terms, place[:, None], 1)[:, 0]
+        is_better = beats(found, m) | (np.isnan(found) & ~np.isnan(m))
+        return np.where(is_better, found, m), np.where(is_better, tile.columns[place], k)
+
+    return fold
 
 
 def _at_selected(pair: Pair) -> tuple[Expr, None]:
@@ -52,11 +73,13 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             "state": (value,),
             "step": f"$m = ($t {better} $m){or_nan} ? $t : $m;",
             "merge": f"if ($m2 {better} $m{or_nan2}) $m = $m2;",
+            "fold": _fold_extremum(name, ignore=ignore),
         }
         places: dict[str, Any] = {
             "state": (value, place),
             "step": f"const auto w = {wins}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
             "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
+            "fold": _fold_place(name, worst, ignore=ignore),
         }
         both = Reduction(
             name=f"{name}_Arg{name}",
@@ -118,6 +141,40 @@ def _best_of(worst: float, *, ignore: bool) -> Callable[..., tuple[Array, Array]
     return select
 
 
+def _fold_best(worst: float, *, ignore: bool) -> Fold:
+    """Only terms that may take a place are sorted: once there are K of them, few are left."""
+    is_min = worst > 0
+
+    def fold(state: State, tile: Tile) -> State:
+        values, places = state
+        cols = tile.terms.shape[1]
+        first, count = 0, cols if (places[:, -1] >= 0).all() else 4 * values.shape[1]
+        while first < cols:
+            part = slice(first, first + count)
+            values, places = _merged(values, places, tile.terms[:, part], tile.columns[part])
+            first, count = first + count, 2 * count
+        return values, places
+
+    def _merged(values: Array, places: Array, terms: Array, columns: Array) -> tuple[Array, Array]:
+        last = values[:, -1:].astype(terms.dtype)
+        beats = ~(terms >= last if is_min else terms <= last) | (places[:, -1:] < 0)
+        if ignore:
+            beats &= terms == terms
+        rows, cols = np.divmod(np.flatnonzero(beats), max(1, terms.shape[1]))
+        counts = np.bincount(rows, minlength=len(terms))
+        at = values.shape[1] + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        wider = ((0, 0), (0, int(counts.max(initial=0))))
+        all_values = np.pad(values, wider, constant_values=worst)
+        all_places = np.pad(places, wider, constant_values=-1)
+        all_values[rows, at], all_places[rows, at] = terms[rows, cols], columns[cols]
+        nan = np.isnan(all_values)
+        numbers = np.where(nan, 0.0, all_values if is_min else -all_values)
+        order = np.lexsort((numbers, nan if is_min else ~nan, all_places < 0), axis=1)[:, : values.shape[1]]
+        return np.take_along_axis(all_values, order, 1), np.take_along_axis(all_places, order, 1)
+
+    return fold
+
+
 def _at_best(pair: Pair) -> tuple[Expr, None]:
     """Each of the K cotangents of a component goes where its term was."""
     dim, hits = pair.term.dim, pair.selected(pair.saved[0])
@@ -170,6 +227,7 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
                 f"if ({beats('t', 'y', 'before', ignore=ignore)}) "
                 "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
             ),
+            "fold": _fold_best(worst, ignore=ignore),
         }
         both = Reduction(
             name=f"{name}_Arg{name}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..expr import Array, Expr, apply
-from .kinds import Field, Pair, Reduction, Result, declare
+from ..functions_numpy import finite_or_zero
+from .kinds import Field, Pair, Reduction, Result, State, Tile, declare
 
 
 def _where(truth: Expr, a: Expr | float, b: Expr | float) -> Expr:
@@ -13,6 +14,34 @@ def _where(truth: Expr, a: Expr | float, b: Expr | float) -> Expr:
 
 
 # ---- sum -----------------------------------------------------------------------------------------------------
+
+
+def _total(tile: Tile) -> Array:
+    return np.asarray(tile.terms.sum(1, dtype=np.float64))
+
+
+def _added(a: Array, b: Array) -> tuple[Array, Array]:
+    """a + b, and what rounding takes from it (Two-Sum, https://doi.org/10.1007/PL00009321)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+def _fold_compensated(state: State, tile: Tile) -> State:
+    s, e = state
+    rest = tile.terms.astype(np.float64)
+    while rest.shape[1] > 1:
+        half = rest.shape[1] // 2
+        totals, lost = _added(rest[:, :half], rest[:, half : 2 * half])
+        e = e - finite_or_zero(lost).sum(1)
+        rest = np.concatenate([totals, rest[:, 2 * half :]], 1)
+    total, lost = _added(s, rest[:, 0])
+    return total, e - finite_or_zero(lost)
+
+
+def _fold_sum(state: State, tile: Tile) -> State:
+    return (state[0] + _total(tile),)
+
 
 SUM_DOC = "sum of the terms; 0 of nothing"
 
@@ -25,6 +54,7 @@ COMPENSATED_SUM = Reduction(
     merge="const double y = ($s2 - $e2) - $e; const double u = $s + y; $e = finite_or_zero((u - $s) - y); $s = u;",
     results=(Result("$s - $e"),),
     reference=lambda terms, weights, K: (terms.sum(1),),
+    fold=_fold_compensated,
     gradient=lambda pair: (pair.cotangents[0], None),
 )
 
@@ -37,6 +67,7 @@ SUM = declare(
         merge="$s += $s2;",
         results=(Result("$s"),),
         reference=lambda terms, weights, K: (terms.sum(1),),
+        fold=_fold_sum,
         gradient=lambda pair: (pair.cotangents[0], None),
         compensated=COMPENSATED_SUM,
     )
@@ -47,7 +78,7 @@ SUM = declare(
 # The count of terms may differ from row to row, where only parts of a row are reduced: gradients read it back.
 
 COUNT_RESULT = Result("terms", kind="count")
-SUM_STATE = {"state": (Field("s", "K(0)"),), "step": "$s = $s + $t;", "merge": "$s += $s2;"}
+SUM_STATE = {"state": (Field("s", "K(0)"),), "step": "$s = $s + $t;", "merge": "$s += $s2;", "fold": _fold_sum}
 
 
 def _mean(terms: Array) -> Array:
@@ -79,6 +110,17 @@ declare(
     )
 )
 
+
+def _fold_moments(state: State, tile: Tile) -> State:
+    n, a, v = state
+    terms = tile.terms.astype(np.float64)
+    first, count = terms[:, :1], terms.shape[1]
+    mean = first[:, 0] + (terms - first).mean(1)  # exact where all terms are equal
+    squares = np.square(terms - mean[:, None]).sum(1)
+    total, d = n + count, mean - a
+    return total, a + d * (count / total), v + squares + d * d * (n * (count / total))
+
+
 # Welford's update, and the merge of Chan, Golub and LeVeque: https://doi.org/10.2307/2683386
 MOMENTS = {
     "state": (Field("n", "K(0)"), Field("a", "K(0)"), Field("v", "K(0)")),
@@ -86,6 +128,7 @@ MOMENTS = {
     "step": "const V d = $t - $a; $n = K($c + 1); const V q = d / $n; $a = $a + q; $v = $v + d * q * ($n - K(1));",
     "merge": "const double n = $n + $n2, d = $a2 - $a; "
     "if ($n2 > 0) { $a += d * ($n2 / n); $v += $v2 + d * d * ($n * ($n2 / n)); $n = n; }",
+    "fold": _fold_moments,
 }
 
 
@@ -174,10 +217,17 @@ def _prod_gradient(pair: Pair) -> tuple[Expr, None]:
     return _where(is_zero, alone_zero, among_numbers), None
 
 
+def _fold_product(state: State, tile: Tile) -> State:
+    p, z = state
+    zero = tile.terms == 0
+    return p * np.where(zero, 1, tile.terms).prod(1, dtype=np.float64), z + np.count_nonzero(zero, 1)
+
+
 PROD_STATE = {
     "state": (Field("p", "K(1)"), Field("z", "KI(0)", kind="count")),
     "step": "const auto w = $t == K(0); $p = w ? $p : $p * $t; $z = w ? $z + KI(1) : $z;",
     "merge": "$p *= $p2; $z += $z2;",
+    "fold": _fold_product,
 }
 PROD_RESULT = Result("$z > 0 ? $p - $p : $p")  # 0, or NaN if a factor was NaN or the product infinite
 
@@ -215,6 +265,7 @@ declare(
         merge="$n += $n2;",
         results=(Result("$n", kind="count"),),
         reference=lambda terms, weights, K: (np.count_nonzero(terms, 1),),
+        fold=lambda state, tile: (state[0] + np.count_nonzero(tile.terms, 1),),
     )
 )
 
@@ -227,6 +278,7 @@ declare(
         merge="if ($m2 > 0) $m = 1;",
         results=(Result("$m"),),
         reference=lambda terms, weights, K: (np.asarray(1.0 * terms.any(1)),),
+        fold=lambda state, tile: (np.maximum(state[0], tile.terms.any(1)),),
         gradient=lambda pair: (None, None),
     )
 )
@@ -240,6 +292,7 @@ declare(
         merge="if ($m2 == 0) $m = 0;",
         results=(Result("$m"),),
         reference=lambda terms, weights, K: (np.asarray(1.0 * terms.all(1)),),
+        fold=lambda state, tile: (np.minimum(state[0], tile.terms.all(1)),),
         gradient=lambda pair: (None, None),
     )
 )
