@@ -1,6 +1,6 @@
 """Program + arrays -> arrays by NumPy alone: what runs where there is no compiler.
 
-Blocks of rows meet tiles of columns, whose values lie in a few buffers that fit the second cache and serve every
+Blocks of rows meet tiles of columns, whose values lie in a few buffers that fit the last cache and serve every
 tile; see `tape.py` for what is computed and `Reduction.fold` for what becomes of it. Threads share the blocks of
 rows: NumPy releases the interpreter lock while it computes.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .expr import INDEX_SHIFT, Array
-from .functions_numpy import product
+from .functions_numpy import sums_of_products
 from .launch import SMALLEST_SHARED_WORK, Extent, thread_count
 from .lower import Level, Output, Program
 from .reductions import SUM, State, Tile
@@ -28,11 +28,12 @@ from .texts import evaluate, parse
 # NumPy spends 0.2 us on each row of a block, so few rows and many columns are fast: 1e8 pairs of a Gaussian kernel
 # of 3 dims took 0.12 s of CPU time in blocks of 16 x 4096, 0.19 s in those of 64 x 1024. But what depends on the
 # column alone is computed once per block of rows, and a selection sorts once per block: where that is much, in
-# attention of 64 dims for one, 128 x 512 is four times as fast. The buffers of a block fill at most 1 MiB, as most
-# second caches have.
+# attention of 64 dims for one, 512 columns are four times as fast.
 COLUMNS, FEWER_COLUMNS = 4096, 512
-NUMBERS = 65_536
-CACHE_BYTES = 1_048_576
+# Short calls make threads wait for the interpreter lock: that kernel took two threads 0.18 s with 65,536 pairs a
+# call and 0.09 s with these, whose buffers fill 4 MiB at most, a part of the last cache.
+NUMBERS = 262_144
+CACHE_BYTES = 4_194_304
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class _Walk:
     def take(self, step: Take, state: list[State], block: Block, columns: slice | Array) -> None:
         term = self.cells[step.term]
         if step.factors is not None:
-            for k, sums in zip(step.components, product(self.cells[step.factors], term.T), strict=True):
+            for k, sums in zip(step.components, sums_of_products(self.cells[step.factors], term.T), strict=True):
                 state[k] = (state[k][0] + sums,)
             return
         terms = term if step.is_free else np.broadcast_to(term, self.shape)

@@ -201,6 +201,16 @@ def test_products_in_parts_are_whole(shape: tuple[int, int, int]) -> None:
     assert np.array_equal(out, expected)
 
 
+def test_long_sums_of_products_are_exact_to_the_last_digits() -> None:
+    """100,000 float32 products of one sign: parts are summed in float64."""
+    rng = np.random.default_rng(0)
+    a, b = rng.random((3, 100_000), np.float32), rng.random((2, 100_000), np.float32)
+    expected = a.astype(float) @ b.T
+    tile = Tile(a, np.arange(100_000), np.broadcast_to(b[:, None], (2, 3, 100_000)))
+    for got in (functions_numpy.sums_of_products(a, b.T), tile.weighted(a)):
+        assert np.abs(got / expected - 1).max() < 2e-7
+
+
 def test_choices_by_bits_are_those_of_numpy() -> None:
     """NaN, infinities and zeros of either sign come through, from blocks, rows, columns and numbers."""
     rng = np.random.default_rng(0)
@@ -217,10 +227,10 @@ def test_choices_by_bits_are_those_of_numpy() -> None:
 
 @pytest.mark.usefixtures("on_numpy")
 def test_memory_does_not_grow_with_the_pairs() -> None:
-    """3000 x 4000 pairs would be 96 MB; a call takes less than 8 MB, a wide one and a weighted one too."""
+    """5000 x 6000 pairs would be 240 MB; a call takes less than 24 MB, a wide one and a weighted one too."""
     rng = np.random.default_rng(0)
     variables = ("x = Vi(20)", "y = Vj(20)", "b = Vj(5)")
-    arrays = [rng.standard_normal((rows, width)) for rows, width in ((3000, 20), (4000, 20), (4000, 5))]
+    arrays = [rng.standard_normal((rows, width)) for rows, width in ((5000, 20), (6000, 20), (6000, 5))]
     for spec in (
         Spec("Exp(-SqDist(x,y))*b", variables),
         Spec("x|y", variables, "SumSoftMaxWeight", formula2="b"),
@@ -234,7 +244,7 @@ def test_memory_does_not_grow_with_the_pairs() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert_results([got[0][:5]], expected, 1e-12, spec.formula)
-        assert peak < 8e6, f"{spec.formula}, {spec.reduction}: {peak / 1e6:.1f} MB"
+        assert peak < 24e6, f"{spec.formula}, {spec.reduction}: {peak / 1e6:.1f} MB"
 
 
 @pytest.mark.usefixtures("on_numpy")
@@ -252,7 +262,7 @@ def test_blocks_are_used_again() -> None:
 
 
 def test_a_program_of_many_blocks_has_smaller_ones() -> None:
-    """All that are live at once fit the second cache, or hold one tile of columns for one row."""
+    """All that are live at once fit the cache, or hold one tile of columns for one row."""
     variables = ("x = Vi(12)", "y = Vj(12)")
     kernels = [
         blocks.NumpyKernel(*plan_call(Spec(formula, variables), "float64", "cpu").stages[0].emitted.parts)

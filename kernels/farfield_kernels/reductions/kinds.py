@@ -31,7 +31,7 @@ from typing import Literal
 import numpy as np
 
 from ..expr import INDEX_SHIFT, Array, Axis, Expr, apply, index
-from ..functions_numpy import product
+from ..functions_numpy import SUMMED, sums_of_products
 
 Each = Literal["", "K", "W"]
 Kind = Literal["number", "column", "count"]
@@ -158,8 +158,10 @@ class Tile:
         """(rows, W): the sums over the columns of the factors, (rows, cols), times each weight."""
         assert self.weights is not None
         if self.weights.shape[1] == 1:
-            return product(factors, self.weights[:, 0].T)
-        return np.asarray(np.einsum("rc,wrc->rw", factors, self.weights))
+            return sums_of_products(factors, self.weights[:, 0].T)
+        parts = [slice(k, k + SUMMED) for k in range(0, factors.shape[1], SUMMED)]
+        sums = [np.einsum("rc,wrc->rw", factors[:, part], self.weights[..., part]) for part in parts]
+        return np.asarray(np.sum(sums, 0, dtype=np.float64))
 
 
 State = tuple[Array, ...]
