@@ -6,6 +6,7 @@ arrays when it is called, before anything is sent.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,16 +107,7 @@ class Routine:
         Raises:
             ArgumentError, DtypeError, ShapeError: naming the argument.
         """
-        sizes = check_arguments(self.operation, dtypes, shapes)
-        if self.dtype is not None and sizes.dtype != self.dtype:
-            raise DtypeError(f"this Genred takes {self.dtype}, its arguments are {sizes.dtype}", field="arguments")
-        accumulator = self.spec.dtype_acc
-        if accumulator != "auto" and STORED.index(accumulator) < STORED.index(sizes.dtype):
-            raise DtypeError(
-                f"dtype_acc is {accumulator}, which holds less than the arguments' {sizes.dtype}",
-                field="dtype_acc",
-            )
-        return sizes
+        return _check(self.spec, self.dtype, tuple(dtypes), tuple(shapes))
 
     def check_ranges(self, ranges: Sequence[Any] | None, sizes: Sizes) -> tuple[Array, ...] | None:
         """The six arrays of block-sparse ranges as NumPy arrays of int64, checked; None without ranges.
@@ -140,3 +132,17 @@ class Routine:
     def __repr__(self) -> str:
         spec = self.spec
         return f"Genred({spec.formula!r}, {list(spec.variables)}, {spec.reduction!r}, axis={spec.axis})"
+
+
+@functools.lru_cache(maxsize=1024)
+def _check(spec: Spec, wanted: str | None, dtypes: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> Sizes:
+    """Kept, as most calls are made again."""
+    sizes = check_arguments(read(spec), dtypes, shapes)
+    if wanted is not None and sizes.dtype != wanted:
+        raise DtypeError(f"this Genred takes {wanted}, its arguments are {sizes.dtype}", field="arguments")
+    accumulator = spec.dtype_acc
+    if accumulator != "auto" and STORED.index(accumulator) < STORED.index(sizes.dtype):
+        raise DtypeError(
+            f"dtype_acc is {accumulator}, which holds less than the arguments' {sizes.dtype}", field="dtype_acc"
+        )
+    return sizes

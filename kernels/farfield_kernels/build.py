@@ -147,7 +147,7 @@ def warn_of_numpy() -> None:
         f"{_missing()}, so formulas run on NumPy: the results are the same, but take about 10 times as long; "
         f"{INSTALL}; or set FARFIELD_CPU=numpy to be told no more",
         CompilerMissingWarning,
-        stacklevel=4,  # who called engine.run
+        stacklevel=3,  # who called engine.run
     )
 
 

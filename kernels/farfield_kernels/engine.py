@@ -3,18 +3,21 @@ launch. `run` is the whole of it; explain.py shows every stage as text."""
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from .arguments import Sizes, check_arguments, numpy_dtype, result_shapes
-from .build import cuda_device_count, import_cupy
+from .arguments import check_arguments, numpy_dtype, result_shapes
+from .build import cuda_device_count, import_cupy, warn_of_numpy
 from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
-from .execute import Timing, Work, backend_for, execute
+from .execute import Host, Numpy, Timing, Work, backend_for, execute
 from .expr import INDEX_SHIFT, Array
-from .operation import Operation, Slot, Spec, read
+from .operation import Slot, Spec, read
 from .ranges import check_ranges
 from .schedule import Device
 from .stages import plan_call
@@ -70,26 +73,28 @@ def run(
     Raises:
         FormulaError, ArgumentError, LimitError, BuildError: see their classes.
     """
-    operation = read(spec)
-    for place, array in enumerate(arrays):
-        if not isinstance(array, np.ndarray):
-            kind = type(array).__name__
-            raise ArgumentError(
-                f"argument {place} is a {kind}, a NumPy array is needed", field=f"arguments[{place}]"
-            )
-    sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
-    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N, distinct=operation.selects)
-    chosen = resolve_device(device)
     timing = Timing()
     started = time.perf_counter()
-    work = Work(plan_call(spec, sizes.compute, chosen), sizes, pairs, spec.separation)
-    backend = backend_for(chosen)
-    for stage in work.call.stages:
-        backend.build(work.first_choice(stage))
+    for array in arrays:
+        if not isinstance(array, np.ndarray):
+            raise _no_array(arrays)
+    dtypes, shapes = tuple([array.dtype for array in arrays]), tuple([array.shape for array in arrays])
+    if ranges is None:
+        ready = _ready_without_ranges(spec, device, os.environ.get("FARFIELD_CPU"), dtypes, shapes)
+    else:
+        ready = _ready(spec, device, dtypes, shapes, ranges)
+    work, backend = ready.work, ready.backend
+    if isinstance(backend, Numpy):
+        warn_of_numpy()
+    for step in work.steps:
+        if step.separated:
+            backend.build(step.separated.kernels)
+        else:
+            work.launch(step.stage, backend)
     timing.compile_ms = (time.perf_counter() - started) * 1e3
-    results = _results(operation, sizes, out)
+    results = [np.empty(shape, dtype) for shape, dtype in ready.results] if out is None else _checked(out, ready)
     inputs = [
-        bind(slot, array, sizes.compute, sizes.N) for slot, array in zip(operation.arguments, arrays, strict=True)
+        bind(slot, array, ready.dtype, work.sizes.N) for slot, array in zip(ready.slots, arrays, strict=True)
     ]
     execute(work, inputs, results, timing, backend)
     for place in work.call.zeros:
@@ -97,13 +102,64 @@ def run(
     return Outcome(results, timing)
 
 
-def bind(slot: Slot, array: Array, dtype: str, N: int) -> Array:
+def _no_array(arrays: Sequence[Any]) -> ArgumentError:
+    place, kind = next((k, type(a).__name__) for k, a in enumerate(arrays) if not isinstance(a, np.ndarray))
+    return ArgumentError(f"argument {place} is a {kind}, a NumPy array is needed", field=f"arguments[{place}]")
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A call on arrays of some types and shapes: checked and planned.
+
+    Args:
+        work: what is launched.
+        backend: where.
+        dtype: what arguments are read in.
+        slots: the arguments.
+        results: shape and type of each result.
+    """
+
+    work: Work
+    backend: Host
+    dtype: np.dtype[Any]
+    slots: tuple[Slot, ...]
+    results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+
+
+def _ready(
+    spec: Spec,
+    device: str,
+    dtypes: Sequence[np.dtype[Any]],
+    shapes: Sequence[tuple[int, ...]],
+    ranges: Sequence[Array] | None = None,
+) -> _Ready:
+    operation = read(spec)
+    sizes = check_arguments(operation, [dtype.name for dtype in dtypes], shapes)
+    pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N, distinct=operation.selects)
+    chosen = resolve_device(device)
+    work = Work(plan_call(spec, sizes.compute, chosen), sizes, pairs, spec.separation)
+    kinds = [numpy_dtype(slot.dtype(sizes.dtype)) for slot in operation.results]
+    results = tuple(zip(result_shapes(operation, sizes), kinds, strict=True))
+    return _Ready(work, backend_for(chosen), numpy_dtype(sizes.compute), operation.arguments, results)
+
+
+@functools.lru_cache(maxsize=1024)
+def _ready_without_ranges(
+    spec: Spec, device: str, cpu: str | None, dtypes: Sequence[np.dtype[Any]], shapes: Sequence[tuple[int, ...]]
+) -> _Ready:
+    """Kept, as most calls are made again; `cpu` is what FARFIELD_CPU says."""
+    return _ready(spec, device, dtypes, shapes)
+
+
+def bind(slot: Slot, array: Array, dtype: str | np.dtype[Any], N: int) -> Array:
     """An argument as kernels read it: contiguous, in their type and byte order; of an index, its halves.
 
     A pair's number i * N + j becomes the halves of i, then those of j.
     """
     if not slot.index:
-        return np.require(array, dtype, ["C", "A"])
+        flags = array.flags
+        is_ready = array.dtype == dtype and flags.c_contiguous and flags.aligned
+        return array if is_ready else np.require(array, dtype, ["C", "A"])
     flat = array.reshape(*array.shape[: array.ndim - len(slot.tail)], slot.dim)
     numbers = [flat] if slot.index == "index" else list(np.divmod(flat, max(1, N)))
     low_mask = (1 << INDEX_SHIFT) - 1
@@ -111,14 +167,11 @@ def bind(slot: Slot, array: Array, dtype: str, N: int) -> Array:
     return np.ascontiguousarray(np.concatenate(halves, axis=-1), dtype)
 
 
-def _results(operation: Operation, sizes: Sizes, out: Sequence[Array] | None) -> list[Array]:
-    dtypes = [numpy_dtype(slot.dtype(sizes.dtype)) for slot in operation.results]
-    wanted = list(zip(result_shapes(operation, sizes), dtypes, strict=True))
-    if out is None:
-        return [np.empty(shape, dtype) for shape, dtype in wanted]
-    if len(out) != len(wanted):
-        raise ArgumentError(f"out takes {len(wanted)} arrays, got {len(out)}", field="out")
-    for place, (array, (shape, dtype)) in enumerate(zip(out, wanted, strict=True)):
+def _checked(out: Sequence[Array], ready: _Ready) -> list[Array]:
+    """The arrays that the caller wants results in."""
+    if len(out) != len(ready.results):
+        raise ArgumentError(f"out takes {len(ready.results)} arrays, got {len(out)}", field="out")
+    for place, (array, (shape, dtype)) in enumerate(zip(out, ready.results, strict=True)):
         field = f"out[{place}]"
         if array.dtype != dtype:
             raise DtypeError(f"{field} is {array.dtype}, {dtype} is needed", field=field)

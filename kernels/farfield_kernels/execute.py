@@ -6,18 +6,18 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .arguments import Sizes
+from .arguments import Sizes, numpy_dtype
 from .blocks import NumpyKernel
-from .build import import_cupy, numpy_reason, warn_of_numpy
+from .build import import_cupy, numpy_reason
 from .expr import Array
-from .launch import CpuKernel, CudaKernel, Extent, thread_count
+from .launch import CpuKernel, CpuLaunch, CudaKernel, Extent, thread_count
 from .lower import Output, Program
 from .operation import Vjp
 from .ranges import Ranges
@@ -36,6 +36,37 @@ class Timing:
     d2h_ms: float = 0.0
 
 
+Launch = Callable[[Sequence[Any], Sequence[Any]], None]
+"""Runs a kernel on arguments and outputs."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an output of a kernel is written to.
+
+    Args:
+        place: number of the result.
+        shape, dtype: of the array that the kernel writes.
+        is_sum: whether its rows are to be summed.
+        is_direct: whether that array is the result.
+    """
+
+    place: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_sum: bool
+    is_direct: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One stage, by passes if there are any, and its outputs."""
+
+    stage: Stage
+    separated: Separated | None
+    targets: tuple[Target, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """The kernels of one call and how far they go."""
@@ -44,6 +75,33 @@ class Work:
     sizes: Sizes
     pairs: Ranges | None
     separation: str
+    launches: dict[Stage, Launch] = field(default_factory=dict)
+
+    @functools.cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What is launched, and where its results go."""
+        return tuple(Step(stage, self.separated(stage), self._targets(stage)) for stage in self.call.stages)
+
+    def _targets(self, stage: Stage) -> tuple[Target, ...]:
+        operation, dtype, compute = self.call.operation, self.sizes.dtype, self.sizes.compute
+        targets = []
+        for output, place in zip(stage.program.outputs, stage.results, strict=True):
+            written = numpy_dtype(output_dtype(output, compute))
+            same = not output.is_sum and numpy_dtype(operation.results[place].dtype(dtype)) == written
+            is_direct = same and self.own_batch(place) == self.sizes.batch
+            targets.append(Target(place, self.shape(stage.program, output), written, output.is_sum, is_direct))
+        return tuple(targets)
+
+    def launch(self, stage: Stage, backend: Host) -> Launch:
+        """The kernel of a stage over all pairs, compiled, and ready to be launched again and again."""
+        found = self.launches.get(stage)
+        if found is None:
+            (kernel,) = backend.build((self.over_pairs(stage),))
+            extent = self.extent(kernel.program, kernel.schedule)
+            is_compiled = isinstance(kernel, CpuKernel)
+            found = CpuLaunch(kernel, extent) if is_compiled else functools.partial(kernel, extent=extent)
+            self.launches[stage] = found
+        return found
 
     @property
     def batches(self) -> int:
@@ -111,11 +169,6 @@ class Work:
         operation = self.call.operation
         return self.sizes.batches[operation.wrt[place]] if isinstance(operation, Vjp) else self.sizes.batch
 
-    def is_direct(self, output: Output, place: int, result: Array) -> bool:
-        """Whether a kernel can write into a result as it is."""
-        same = not output.is_sum and result.dtype == output_dtype(output, self.sizes.compute)
-        return same and self.own_batch(place) == self.sizes.batch
-
     def settle(self, written: Array, place: int, result: Array) -> None:
         """Copy what a kernel wrote into a result, summed over the batch axes that its argument does not have."""
         own, batch = self.own_batch(place), self.sizes.batch
@@ -156,13 +209,10 @@ def _numpy_kernels(kernels: tuple[Emitted, ...]) -> tuple[NumpyKernel, ...]:
 
 
 def backend_for(device: Device) -> Host:
-    """The back end of a device; on the CPU that of NumPy where there is no compiler, with a warning."""
+    """The back end of a device; on the CPU that of NumPy where there is no compiler."""
     if device == "cuda":
         return Cuda()
-    if numpy_reason() is None:
-        return Host()
-    warn_of_numpy()
-    return Numpy()
+    return Host() if numpy_reason() is None else Numpy()
 
 
 class Host:
@@ -183,7 +233,7 @@ class Host:
         written: Array = array
         return written
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Memory for results."""
         return np.empty(shape, dtype)
 
@@ -220,7 +270,7 @@ class Cuda(Host):
         written: Array = self.cupy.asnumpy(array)
         return written
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory for results."""
         return self.cupy.empty(shape, dtype)
 
@@ -248,21 +298,21 @@ def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timin
     copied = time.perf_counter()
     compiling_before = timing.compile_ms
     computed: dict[int, Any] = {}
-    for stage in work.call.stages:
+    for step in work.steps:
         outputs = [
-            results[place]
-            if backend.is_host and work.is_direct(output, place, results[place])
-            else backend.empty(work.shape(stage.program, output), output_dtype(output, work.sizes.compute))
-            for output, place in zip(stage.program.outputs, stage.results, strict=True)
+            results[target.place]
+            if target.is_direct and backend.is_host
+            else backend.empty(target.shape, target.dtype)
+            for target in step.targets
         ]
-        separated = work.separated(stage)
+        separated = step.separated
         if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
             begun = time.perf_counter()
-            (kernel,) = backend.build((work.over_pairs(stage),))
+            launch = work.launch(step.stage, backend)
             timing.compile_ms += (time.perf_counter() - begun) * 1e3
-            kernel(arguments, outputs, work.extent(kernel.program, kernel.schedule))
-        for output, place, written in zip(stage.program.outputs, stage.results, outputs, strict=True):
-            computed[place] = written.sum(1) if output.is_sum else written
+            launch(arguments, outputs)
+        for target, written in zip(step.targets, outputs, strict=True):
+            computed[target.place] = written.sum(1) if target.is_sum else written
     backend.wait()
     finished = time.perf_counter()
     for place, written in computed.items():

@@ -204,7 +204,7 @@ class Reduce:
         """The axis of the results; `p` if both are reduced."""
         return "p" if self.over is None else "j" if self.over == "i" else "i"
 
-    @property
+    @functools.cached_property
     def results(self) -> tuple[Slot, ...]:
         """One array per result of the reduction."""
         W = self.summed_weights.dim if self.summed_weights else 0
@@ -246,7 +246,7 @@ class Vjp:
     of: Operation
     wrt: tuple[int, ...]
 
-    @property
+    @functools.cached_property
     def arguments(self) -> tuple[Slot, ...]:
         """Those of `of`, its saved results, one cotangent per differentiable result."""
         results = self.of.results
@@ -258,7 +258,7 @@ class Vjp:
         """How many of the arguments, the last ones, are cotangents."""
         return sum(not slot.is_index for slot in self.of.results)
 
-    @property
+    @functools.cached_property
     def results(self) -> tuple[Slot, ...]:
         """One gradient per argument in `wrt`, of its shape."""
         return tuple(self.of.arguments[place] for place in self.wrt)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from farfield_kernels import build, execute
+from farfield_kernels import build, engine, execute
 
 TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
 
@@ -24,8 +24,10 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     flags = tuple(flag.replace("native", TARGETS[name]) for flag in build.CPP_FLAGS)
     monkeypatch.setattr(build, "CPP_FLAGS", flags)
     execute._cpu_kernels.cache_clear()
+    engine._ready_without_ranges.cache_clear()
     yield name
     execute._cpu_kernels.cache_clear()
+    engine._ready_without_ranges.cache_clear()
 
 
 @pytest.fixture(params=["compiled", "numpy"])

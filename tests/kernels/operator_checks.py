@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from farfield_kernels import execute, operation
+from farfield_kernels import engine, execute, operation
 from farfield_kernels.build import import_cupy
 from farfield_kernels.differentiate import vjp
 from farfield_kernels.domains import REAL, Case
@@ -269,5 +269,6 @@ def forget_compiled_formulas() -> None:
     """Empty the caches that would outlive a changed declaration."""
     operation.read.cache_clear()
     plan_call.cache_clear()
+    engine._ready_without_ranges.cache_clear()
     execute._cpu_kernels.cache_clear()
     execute._numpy_kernels.cache_clear()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from farfield_kernels.arguments import Sizes, numpy_dtype
 from farfield_kernels.operation import Operation, Spec, read
@@ -45,34 +47,56 @@ class Genred(Routine):
         sizes = self._check(args)
         plain = [_plain(part) for part in ranges] if isinstance(ranges, Sequence) else ranges
         pairs = self.check_ranges(plain, sizes)
-        spec = self.spec
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args):
-            spec = replace(spec, saving=True)  # what the gradient will want, taken now; not shown
         visible = len(self.operation.results)
-        results = _apply(self, spec, pairs, *args)[:visible]
+        if (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args)) or _has_tangents():
+            # Its saved results are what the gradient will want, taken now; not shown.
+            results = _apply(self, _saving(self.spec), pairs, *args)[:visible]
+        else:
+            results = tuple(_compute(self, self.spec, pairs, args))
         return results[0] if visible == 1 else results
 
     def _check(self, args: Sequence[torch.Tensor]) -> Sizes:
-        devices: dict[torch.device, int] = {}
         for place, tensor in enumerate(args):
             if not isinstance(tensor, torch.Tensor):
                 raise ArgumentError(
                     f"argument {place} is a {type(tensor).__name__}, a torch tensor is needed",
                     field=f"arguments[{place}]",
                 )
-            devices.setdefault(tensor.device, place)
-        if len(devices) > 1:
-            named = ", ".join(f"argument {place} on {device}" for device, place in devices.items())
+        if len({tensor.device for tensor in args}) > 1:
+            first = {tensor.device: place for place, tensor in reversed([*enumerate(args)])}
+            named = ", ".join(f"argument {place} on {device}" for device, place in reversed(first.items()))
             raise ArgumentError(f"all tensors must be on one device, got {named}", field="arguments")
         for place, tensor in enumerate(args):
-            if tensor.layout != torch.strided or tensor.is_meta:
+            if tensor.layout is not torch.strided or tensor.is_meta:
                 what = "has no data" if tensor.is_meta else f"is stored as {tensor.layout}"
                 raise ArgumentError(
                     f"argument {place} {what}, a dense tensor is needed", field=f"arguments[{place}]"
                 )
-        return self.check(
-            [str(tensor.dtype).removeprefix("torch.") for tensor in args], [tuple(t.shape) for t in args]
-        )
+        return self.check([_name(tensor.dtype) for tensor in args], [tuple(tensor.shape) for tensor in args])
+
+
+@functools.cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.lru_cache(maxsize=1024)
+def _saving(spec: Spec) -> Spec:
+    return replace(spec, saving=True)
+
+
+def _has_tangents() -> bool:
+    """Whether forward-mode differentiation is under way, which torch then refuses by itself."""
+    return forward_ad._current_level >= 0
+
+
+def _compute(
+    routine: Routine, spec: Spec, ranges: tuple[Array, ...] | None, tensors: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The results as new tensors on the device of the arguments, which torch knows no history of."""
+    device = tensors[0].device
+    results = [_tensor(array) for array in routine.call(spec, [_array(tensor) for tensor in tensors], ranges)]
+    return results if device.type == "cpu" else [result.to(device) for result in results]
 
 
 def _apply(
@@ -89,9 +113,7 @@ class _Call(torch.autograd.Function):
     def forward(
         ctx: Any, routine: Routine, spec: Spec, ranges: tuple[Array, ...] | None, *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        device = tensors[0].device
-        computed = routine.call(spec, [_array(tensor) for tensor in tensors], ranges)
-        results = [_tensor(result).to(device) for result in computed]
+        results = _compute(routine, spec, ranges, tensors)
         operation = read(spec)
         ctx.routine, ctx.spec, ctx.ranges, ctx.operation = routine, spec, ranges, operation
         saved = [results[place] for place in operation.saved]
@@ -122,15 +144,15 @@ def _plain(part: Any) -> Any:
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    """The tensor's data as a contiguous NumPy array; no copy for a contiguous CPU tensor."""
-    data = tensor.detach().resolve_neg().resolve_conj().cpu().contiguous()
-    if data.dtype == torch.bfloat16:
-        return np.asarray(data.view(torch.int16).numpy()).view(numpy_dtype("bfloat16"))
-    array: Array = np.asarray(data.numpy())
-    return array
+    """The tensor's data as a C-contiguous NumPy array; no copy for a contiguous CPU tensor."""
+    if tensor.dtype == torch.bfloat16:
+        bits = tensor.detach().contiguous().view(torch.int16)
+        return np.asarray(bits.numpy(force=True)).view(numpy_dtype("bfloat16"))
+    array: Array = tensor.numpy(force=True)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V":  # bfloat16, which NumPy does not know
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
