@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import warnings
@@ -285,8 +286,20 @@ def import_cupy() -> Any:
     return cupy
 
 
+@functools.cache
+def _has_driver() -> bool:
+    """Whether the library of NVIDIA's driver is there: looked for first, as importing CuPy takes 0.1 s."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def cuda_device_count() -> int:
     """How many CUDA devices CuPy sees; 0 without CuPy or a driver."""
+    if not _has_driver():
+        return 0
     try:
         cupy = import_cupy()
         return int(cupy.cuda.runtime.getDeviceCount())

@@ -27,7 +27,7 @@ import numpy as np
 
 from .errors import RuleError
 from .expr import Const, Expr, Var, apply, broadcast, constant, transform, with_operands
-from .parse import parse_formula, parse_variables
+from .parse import Variable, parse_formula, parse_variables
 
 COMMUTATIVE = frozenset({"Add", "Mult", "Maximum", "Minimum", "And", "Or"})
 """A pattern matches the operands of these in either order."""
@@ -300,10 +300,10 @@ def simplify(node: Expr) -> Expr:
             return shaped
     # As written first, by all rules: a product that is used elsewhere too should keep its order.
     for operands in _orders(node):
-        for rule, pattern, replacement in _compiled_rules().get(node.op.name, ()):
+        for rule, pattern in _compiled_rules().get(node.op.name, ()):
             for bound in () if pattern.params != node.params else _all_bindings(pattern.operands, operands, {}):
                 if rule.when is None or rule.when(*(bound[letter] for letter in sorted(bound))):
-                    return _repeat(_substitute(replacement, bound), node.dim)
+                    return _repeat(_substitute(_compiled(rule.replacement), bound), node.dim)
     return node
 
 
@@ -341,17 +341,25 @@ def _shapings() -> dict[str, tuple[Shaping, ...]]:
 
 
 @functools.cache
-def _compiled_rules() -> dict[str, tuple[tuple[Rule, Expr, Expr], ...]]:
-    """The rules by the operator at the root of their patterns."""
-    letters = parse_variables(("a = Pm(1)", "b = Pm(1)", "c = Pm(1)"))
-    compiled: dict[str, tuple[tuple[Rule, Expr, Expr], ...]] = {}
+def _compiled_rules() -> dict[str, tuple[tuple[Rule, Expr], ...]]:
+    """The rules and their patterns, by the operator at the root of the pattern."""
+    compiled: dict[str, tuple[tuple[Rule, Expr], ...]] = {}
     for rule in RULES:
-        pattern, replacement = (
-            transform(parse_formula(text, letters), _with_literals) for text in (rule.pattern, rule.replacement)
-        )
+        pattern = _compiled(rule.pattern)
         assert pattern.op is not None
-        compiled[pattern.op.name] = (*compiled.get(pattern.op.name, ()), (rule, pattern, replacement))
+        compiled[pattern.op.name] = (*compiled.get(pattern.op.name, ()), (rule, pattern))
     return compiled
+
+
+@functools.cache
+def _compiled(text: str) -> Expr:
+    """One side of a rule; a replacement is read when it is first needed."""
+    return transform(parse_formula(text, _letters()), _with_literals)
+
+
+@functools.cache
+def _letters() -> tuple[Variable, ...]:
+    return parse_variables(("a = Pm(1)", "b = Pm(1)", "c = Pm(1)"))
 
 
 def _with_literals(node: Expr, operands: tuple[Expr, ...]) -> Expr:

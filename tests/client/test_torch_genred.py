@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import farfield
 from farfield.errors import ArgumentError, DtypeError, FarfieldError, ShapeError
@@ -242,3 +243,25 @@ def test_a_formula_is_refused_when_the_routine_is_made() -> None:
         Genred("Exp(-g*SqDist(x,z))*b", ALIASES, axis=1)
     _, text, caret = str(caught.value).splitlines()
     assert text[caret.index("^") :] == "z))*b"
+
+
+def test_the_same_call_has_a_graph_only_where_gradients_are_wanted() -> None:
+    """The shortcut of tensors without gradients gives the same numbers as the graph, and no history."""
+    routine = Genred("Exp(-SqDist(x,y))", ["x = Vi(2)", "y = Vj(2)"], axis=1)
+    x, y = torch.randn(5, 2), torch.randn(6, 2)
+    plain = routine(x, y)
+    tracked = routine(x.clone().requires_grad_(), y)
+    assert plain.grad_fn is None
+    assert tracked.grad_fn is not None
+    assert torch.equal(plain, tracked)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch uses it itself
+def test_forward_mode_is_refused_and_not_lost() -> None:
+    """A tangent raises torch's own error; it does not silently vanish."""
+    routine = Genred("Exp(-SqDist(x,y))", ["x = Vi(2)", "y = Vj(2)"], axis=1)
+    x, y = torch.randn(5, 2), torch.randn(6, 2)
+    with forward_ad.dual_level():
+        with pytest.raises(RuntimeError, match="jvp"):
+            routine(forward_ad.make_dual(x, torch.ones_like(x)), y)
+        assert torch.equal(routine(x, y), routine(x, y))

@@ -13,6 +13,12 @@ from farfield_kernels import build, engine, execute
 TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
 
 
+@pytest.fixture(autouse=True)
+def forget_calls() -> None:
+    """What earlier tests called is planned anew: a test may have changed how."""
+    engine._ready_without_ranges.cache_clear()
+
+
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Kernels are compiled for one instruction set."""

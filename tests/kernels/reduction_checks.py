@@ -99,7 +99,11 @@ def forced_splits(splits: int, threads: int = 2) -> Iterator[None]:
         mock.patch.object(blocks, "SMALLEST_SHARED_WORK", -1),
         mock.patch.object(blocks, "thread_count", workers),
     ):
-        yield
+        engine._ready_without_ranges.cache_clear()
+        try:
+            yield
+        finally:
+            engine._ready_without_ranges.cache_clear()
 
 
 def assert_results(got: Sequence[Array], expected: Sequence[Array], tolerance: float, what: str) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -175,6 +176,7 @@ def test_the_number_of_threads_does_not_change_the_result(monkeypatch: pytest.Mo
         results = []
         for threads in (1, 2, 5):
             monkeypatch.setattr(launch, "thread_count", lambda threads=threads: threads)
+            engine._ready_without_ranges.cache_clear()
             results.append(computed(SEED, arrays)[0])
         for result in results[1:]:
             if exact:
@@ -277,3 +279,27 @@ def test_a_call_is_planned_once() -> None:
     """Equal specs share their kernels."""
     call = engine.plan_call(SEED, "float32", "cpu")
     assert engine.plan_call(Spec(SEED.formula, SEED.variables), "float32", "cpu") is call
+
+
+def test_a_call_that_was_made_before_is_checked_by_its_own_arrays() -> None:
+    """Other shapes, types and layouts than those of the last call are seen: refused, converted, or computed."""
+    x, y, a, p = arrays = [np.random.default_rng(0).random(shape) for shape in ((30, 3), (20, 3), (20, 1), (1,))]
+    first = run(SEED, arrays, device="cpu").arrays[0]
+    with pytest.raises(ShapeError, match="argument 2"):
+        run(SEED, [x, y, a[:-1], p], device="cpu")
+    with pytest.raises(DtypeError, match="argument 3"):
+        run(SEED, [x, y, a, p.astype(np.float32)], device="cpu")
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for same in (frozen, np.asfortranarray(x), x.astype(">f8"), np.repeat(x, 2, axis=0)[::2]):
+        assert np.array_equal(run(SEED, [same, y, a, p], device="cpu").arrays[0], first)
+    np.testing.assert_allclose(run(SEED, [x[:7], y, a, p], device="cpu").arrays[0], first[:7], rtol=1e-14)
+    assert run(SEED, arrays, device="cpu").arrays[0] is not run(SEED, arrays, device="cpu").arrays[0]
+
+
+def test_no_array_outlives_its_call() -> None:
+    """What is kept for the next call of the same kind are types and shapes."""
+    arrays = [np.ones(shape) for shape in ((30, 3), (20, 3), (20, 1), (1,))]
+    held = [weakref.ref(array) for array in [*arrays, *run(SEED, arrays, device="cpu").arrays]]
+    del arrays
+    assert [reference() for reference in held] == [None] * 5
