@@ -17,6 +17,8 @@ from ..roll import Family
 from .cpp_components import ComponentLoops, Update
 from .statements import below, block, fill, operand, sizes, statement
 
+MAXIMA = 4  # components whose maxima stay in registers while their terms are stored
+
 Use = tuple[Sequence[int], Callable[[int], list[str]]]
 """Values that some statements need, and the statements for a row."""
 
@@ -185,18 +187,33 @@ class Pairs(ComponentLoops):
         return self.buffer(self.term_buffers[o], r)
 
     def terms(self) -> list[str]:
-        """All terms of the chunk go to memory, where those that are folds lie already."""
+        """All terms of the chunk go to memory, where those that are folds lie already; the maxima of `maxima` are
+        found on the way."""
 
         def store(o: int, number: int) -> Callable[[int], list[str]]:
             chosen = "is_column ? {} : K(-INF)" if self.is_across else "{}"
-            return lambda r: [f"{self.term(o, r)} = {chosen.format(operand(self.program, number, r))};"]
 
-        search = [
-            ((number,), store(o, number))
-            for o, number in self.components
-            if self.term_buffers[o] != self.folds.get(number)
-        ]
-        return self.columns("c0", "c1", self.pair_body(search))
+            def statements(r: int) -> list[str]:
+                term = chosen.format(operand(self.program, number, r))
+                if o not in self.maxima:
+                    return [f"{self.term(o, r)} = {term};"]
+                larger = f"n_{o}_{r} = t > n_{o}_{r} ? t : n_{o}_{r};"
+                return block("", [f"const V t = {term};", f"{self.term(o, r)} = t;", larger])
+
+            return statements
+
+        return self.columns("c0", "c1", self.pair_body([((n,), store(o, n)) for o, n in self.stored()]))
+
+    def stored(self) -> list[tuple[int, int]]:
+        """The terms that are not folds, as (component, value)."""
+        return [(o, number) for o, number in self.components if self.term_buffers[o] != self.folds.get(number)]
+
+    @property
+    def maxima(self) -> set[int]:
+        """Components of a shifted sum whose maximum is found while their terms are stored: what registers hold."""
+        is_shifted = self.program.reduction.scheme == "shifted sum"
+        stored = {o for o, _ in self.stored()}
+        return stored if is_shifted and self.in_registers and len(stored) <= MAXIMA else set()
 
     # -- selections
 
@@ -235,13 +252,15 @@ class Pairs(ComponentLoops):
         """
 
         term = self.term
-        lines = self.terms()
         every = [(o, r) for r in self.row_range for o, _ in self.components]
+        lines = [f"V n_{o}_{r} = m_{o}_{r};" for o, r in every if o in self.maxima]
+        lines += self.terms()
         for o, r in every:
             m = f"m_{o}_{r}"
+            larger = [f"n = {term(o, r)} > n ? {term(o, r)} : n;"]
+            search = [f"V n = {m};", *self.columns("c0", "c1", larger)]
             shift = [
-                f"V n = {m};",
-                *self.columns("c0", "c1", [f"n = {term(o, r)} > n ? {term(o, r)} : n;"]),
+                *([f"const V n = n_{o}_{r};"] if o in self.maxima else search),
                 f"h_{o}_{r} = finite_or_zero(n);",
                 f"const V a = exp({m} - h_{o}_{r});",
                 f"{m} = n;",
