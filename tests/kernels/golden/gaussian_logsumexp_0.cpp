@@ -175,6 +175,8 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           V s_0_1 = K(0);
           for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
             const i64 c1 = smaller(m, c0 + CHUNK);
+            V n_0_0 = m_0_0;
+            V n_0_1 = m_0_1;
             for (i64 c = c0; c < c1; c++) {
               const V v2 = K(Y[0 * PITCH + c]);
               const V v3 = K(Y[1 * PITCH + c]);
@@ -185,7 +187,11 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                 const V v7_0 = v5_0 * v5_0;
                 const V v8_0 = v6_0 + v7_0;
                 const V v11_0 = v10 * v8_0;
-                *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) = v11_0;
+                {
+                  const V t = v11_0;
+                  *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) = t;
+                  n_0_0 = t > n_0_0 ? t : n_0_0;
+                }
               }
               {
                 const V v4_1 = v0_1 - v2;
@@ -194,15 +200,16 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                 const V v7_1 = v5_1 * v5_1;
                 const V v8_1 = v6_1 + v7_1;
                 const V v11_1 = v10 * v8_1;
-                *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) = v11_1;
+                {
+                  const V t = v11_1;
+                  *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) = t;
+                  n_0_1 = t > n_0_1 ? t : n_0_1;
+                }
               }
             }
             V h_0_0;
             {
-              V n = m_0_0;
-              for (i64 c = c0; c < c1; c++) {
-                n = *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) : n;
-              }
+              const V n = n_0_0;
               h_0_0 = finite_or_zero(n);
               const V a = exp(m_0_0 - h_0_0);
               m_0_0 = n;
@@ -215,10 +222,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
             }
             V h_0_1;
             {
-              V n = m_0_1;
-              for (i64 c = c0; c < c1; c++) {
-                n = *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) > n ? *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) : n;
-              }
+              const V n = n_0_1;
               h_0_1 = finite_or_zero(n);
               const V a = exp(m_0_1 - h_0_1);
               m_0_1 = n;
