@@ -54,6 +54,8 @@ REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before
 
 
 SIZE = {"float32": 4, "float64": 8}  # bytes
+ROWS = {"fold": 2, "shifted sum": 1, "selection": 2}
+"""Vectors of rows at a time on the CPU; one, where a chunk is passed over several times in the first cache."""
 MERGES_SELDOM = {"fold": 1, "shifted sum": 4, "selection": 32}
 """How much longer a tile is than for a sum: a shifted sum merges with exp, a selection with a loop per entry, and
 then must find its K terms anew."""
@@ -79,7 +81,7 @@ def plan(
     kinds = tuple(stored(position) if stored else dtype for position, _ in program.widths)
     scalars = sum(program.entries(field) for field in program.reduction.state if field.each != "K")
     held = len(program.kept("row")) + scalars * len(program.components)
-    rows = 4 if device == "cuda" else 2
+    rows = 4 if device == "cuda" else ROWS[program.reduction.scheme]
     while rows > 1 and rows * held > REGISTERS[device]:
         rows //= 2
     in_registers = held <= 2 * REGISTERS[device]  # a few spills cost less than going through memory
@@ -99,7 +101,7 @@ def plan(
     while tile > 1024 and tile * len(program.kept("col")) * SIZE[dtype] > L2_BYTES:
         tile //= 2
     if program.reduction.scheme != "fold":
-        chunk = max(8, 64 // len(program.components))
+        chunk = max(8, 128 // len(program.components))
     block = 256 if held <= 64 else 64
     return Schedule(device, dtype, rows, block, tile, chunk, in_registers, "rows", kinds, results or dtype)
 

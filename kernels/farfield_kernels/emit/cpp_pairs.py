@@ -17,6 +17,7 @@ from ..roll import Family
 from .cpp_components import ComponentLoops, Update
 from .statements import below, block, fill, operand, sizes, statement
 
+IS_COLUMN = "number + KI(c) < KI(m)"  # whether a lane of a vector of columns is one
 MAXIMA = 4  # components whose maxima stay in registers while their terms are stored
 
 Use = tuple[Sequence[int], Callable[[int], list[str]]]
@@ -54,8 +55,6 @@ class Pairs(ComponentLoops):
 
     def columns(self, first: str, end: str, body: list[str]) -> list[str]:
         """A loop over columns, one by one or as many as a vector holds."""
-        if self.is_across and body:
-            body = ["const I is_column = number + KI(c) < KI(m);", *body]
         return block(f"for (i64 c = {first}; c < {end}; {'c += LANES' if self.is_across else 'c++'})", body)
 
     def guarded(self, names: Iterable[str], body: list[str]) -> list[str]:
@@ -63,8 +62,8 @@ class Pairs(ComponentLoops):
         if not self.is_across:
             return body
         before = [f"const V {name}_before = {name};" for name in names]
-        after = [f"{name} = is_column ? {name} : {name}_before;" for name in names]
-        return block("", [*before, *body, *after])
+        after = [f"{name} = {IS_COLUMN} ? {name} : {name}_before;" for name in names]
+        return block("if (c + LANES <= m)", body) + block("else", [*before, *body, *after])
 
     def held_rows(self) -> list[int]:
         """Row values that the straight text reads, if they are held in registers."""
@@ -191,7 +190,7 @@ class Pairs(ComponentLoops):
         found on the way."""
 
         def store(o: int, number: int) -> Callable[[int], list[str]]:
-            chosen = "is_column ? {} : K(-INF)" if self.is_across else "{}"
+            chosen = f"{IS_COLUMN} ? {{}} : K(-INF)" if self.is_across else "{}"
 
             def statements(r: int) -> list[str]:
                 term = chosen.format(operand(self.program, number, r))

@@ -96,7 +96,7 @@ HOT f64 log(f64 x) { return __builtin_log(x); }
 HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
 HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
-enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 1024, CHUNK = 64 };
+enum { ROWS = 1, GROUP = ROWS * LANES, BLOCK = 256, TILE = 1024, CHUNK = 128 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
@@ -167,16 +167,11 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
         for (int g = 0; g < n; g += GROUP) {
           const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
           const V v1_0 = *at(X, g * ROW_SLOTS + 1 * GROUP + 0 * LANES);
-          const V v0_1 = *at(X, g * ROW_SLOTS + 0 * GROUP + 1 * LANES);
-          const V v1_1 = *at(X, g * ROW_SLOTS + 1 * GROUP + 1 * LANES);
           V m_0_0 = K(-INF);
           V s_0_0 = K(0);
-          V m_0_1 = K(-INF);
-          V s_0_1 = K(0);
           for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
             const i64 c1 = smaller(m, c0 + CHUNK);
             V n_0_0 = m_0_0;
-            V n_0_1 = m_0_1;
             for (i64 c = c0; c < c1; c++) {
               const V v2 = K(Y[0 * PITCH + c]);
               const V v3 = K(Y[1 * PITCH + c]);
@@ -193,19 +188,6 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
                   n_0_0 = t > n_0_0 ? t : n_0_0;
                 }
               }
-              {
-                const V v4_1 = v0_1 - v2;
-                const V v5_1 = v1_1 - v3;
-                const V v6_1 = v4_1 * v4_1;
-                const V v7_1 = v5_1 * v5_1;
-                const V v8_1 = v6_1 + v7_1;
-                const V v11_1 = v10 * v8_1;
-                {
-                  const V t = v11_1;
-                  *at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) = t;
-                  n_0_1 = t > n_0_1 ? t : n_0_1;
-                }
-              }
             }
             V h_0_0;
             {
@@ -220,30 +202,12 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               const V e = exp(*at(S, ((0 * SPAN + c - c0) * ROWS + 0) * LANES) - h_0_0);
               chunk_s_0_0 = chunk_s_0_0 + e;
             }
-            V h_0_1;
-            {
-              const V n = n_0_1;
-              h_0_1 = finite_or_zero(n);
-              const V a = exp(m_0_1 - h_0_1);
-              m_0_1 = n;
-              s_0_1 = s_0_1 * a;
-            }
-            V chunk_s_0_1 = K(0);
-            for (i64 c = c0; c < c1; c++) {
-              const V e = exp(*at(S, ((0 * SPAN + c - c0) * ROWS + 1) * LANES) - h_0_1);
-              chunk_s_0_1 = chunk_s_0_1 + e;
-            }
             {
               s_0_0 = s_0_0 + chunk_s_0_0;
-            }
-            {
-              s_0_1 = s_0_1 + chunk_s_0_1;
             }
           }
           *(V *)(lane + (0 * SLOTS + 0) * GROUP + 0 * LANES) = m_0_0;
           *(V *)(lane + (0 * SLOTS + 1) * GROUP + 0 * LANES) = s_0_0;
-          *(V *)(lane + (0 * SLOTS + 0) * GROUP + 1 * LANES) = m_0_1;
-          *(V *)(lane + (0 * SLOTS + 1) * GROUP + 1 * LANES) = s_0_1;
           for (int o = 0; o < COMPONENTS; o++) {
             const T *const p_m = (const T *)lane + (o * SLOTS + 0) * GROUP;
             const T *const p_s = (const T *)lane + (o * SLOTS + 1) * GROUP;
