@@ -48,10 +48,10 @@ def ratios(only: str = "", repeats: int = REPEATS) -> Iterator[dict[str, Any]]:
         try:
             with urllib.request.urlopen(f"{url}/healthz"):
                 pass
-            sessions = {"in process": connect("local:cpu"), "http": connect(url)}
-            for workload in (*BIGGER, *WORKLOADS):
-                if only in workload.name and (row := compare(workload, sessions, repeats)):
-                    yield row
+            with connect("local:cpu") as here, connect(url) as there:  # nobody's default afterwards
+                for workload in (*BIGGER, *WORKLOADS):
+                    if only in workload.name and (row := compare(workload, here, there, repeats)):
+                        yield row
         finally:
             server.terminate()
             server.wait()
@@ -60,17 +60,18 @@ def ratios(only: str = "", repeats: int = REPEATS) -> Iterator[dict[str, Any]]:
                 os.environ["FARFIELD_CACHE_DIR"] = kept
 
 
-def compare(workload: Workload, sessions: dict[str, Session], repeats: int) -> dict[str, Any] | None:
+def compare(workload: Workload, here: Session, there: Session, repeats: int) -> dict[str, Any] | None:
     """None for a call that is not long."""
-    local = compute(workload, sessions["in process"])
+    local = compute(workload, here)
     local()
     if min(wall_ms(local) for _ in range(2)) < LONG_MS:
         return None
-    remote = compute(workload, sessions["http"])
+    remote = compute(workload, there)
     remote()
     times = [(wall_ms(local), wall_ms(remote)) for _ in range(repeats)]
-    here, there = (statistics.median(column) for column in zip(*times, strict=True))
-    return {"workload": workload.name, "in_process_ms": here, "http_ms": there, "ratio": there / here}
+    in_process_ms, http_ms = (statistics.median(column) for column in zip(*times, strict=True))
+    ratio = http_ms / in_process_ms
+    return {"workload": workload.name, "in_process_ms": in_process_ms, "http_ms": http_ms, "ratio": ratio}
 
 
 def line(row: dict[str, Any]) -> str:
