@@ -213,9 +213,10 @@ HOT V cosh(V x) {
 def _asin_and_acos(n: Numbers, name: str) -> Function:
     """2 ulp. t = asin(s): s is a = |x| up to 1/2, beyond it sqrt((1 - a) / 2), where acos(a) = 2 t."""
     pi_2, rest = n.half_pi[0], n.half_pi_rest
-    turned = f"(K({pi_2}) - K(2) * s) - (K(2) * w - K({rest}))"
-    result = f"signed_as(is_large ? {turned} : t, x)"
+    first = f"  const V b = K({pi_2}) - K(2) * s, b2 = (K({pi_2}) - b) - K(2) * s;\n"
+    result = f"signed_as(is_large ? b - ((K(2) * w - K({rest})) - b2) : t, x)"
     if name == "acos":
+        first = ""
         above = f"x < K(0) ? K(2) * (K({pi_2}) - (t - K({rest}))) : K(2) * t"
         result = f"is_large ? ({above}) : K({pi_2}) - (signed_as(t, x) - K({rest}))"
     return Function(
@@ -226,7 +227,7 @@ HOT V {name}(V x) {{
   const V z = is_large ? K(0.5) - K(0.5) * a : a * a, s = is_large ? sqrt(z) : a;
 {horner("p", "z", n.asin)}
   const V w = s * z * p, t = s + w;
-  return {result};
+{first}  return {result};
 }}
 """,
         ("fabs", "sqrt", "signed_as"),
