@@ -38,6 +38,11 @@ def _lgamma(x: float) -> float:
         return math.inf
 
 
+def rsqrt(x: Array, out: Array | None = None) -> Array:
+    """1 / sqrt(x)."""
+    return np.divide(1, np.sqrt(x, out=out), out=out)
+
+
 def finite_or_zero(x: Array) -> Array:
     """x, or 0 where it is infinite or NaN."""
     return np.where(np.isfinite(x), x, 0)
@@ -83,8 +88,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "neg": np.negative,
     "==": np.equal, "!=": np.not_equal, "<": np.less, ">": np.greater, "<=": np.less_equal, ">=": np.greater_equal,
     "&": np.logical_and, "|": np.logical_or, "&&": np.logical_and, "||": np.logical_or,
-    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "pow": np.power, "sqrt": np.sqrt, "cbrt": np.cbrt,
+    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "pow": np.power, "sqrt": np.sqrt, "rsqrt": rsqrt,
     "log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "hypot": np.hypot, "fabs": np.abs,
+    "cbrt": np.cbrt,
     "sin": np.sin, "cos": np.cos, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2,
     "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh,
     "ceil": np.ceil, "floor": np.floor, "trunc": np.trunc, "rint": np.rint,

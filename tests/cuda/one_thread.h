@@ -35,6 +35,9 @@ using std::sqrt;
 using std::tanh;
 using std::trunc;
 
+static inline float rsqrt(float x) { return 1 / sqrt(x); }
+static inline double rsqrt(double x) { return 1 / sqrt(x); }
+
 #define __global__
 #define __device__
 #define __forceinline__ inline

@@ -152,7 +152,7 @@ SLOW = tuple(
     "cbrt hypot".split()
 )
 """Functions that cost much more than an addition."""
-_COUNTED = re.compile(r"==|!=|<=|>=|[-+*/<>?&|]|\b(?:fabs|floor|ceil|rint|trunc|sqrt|finite_or_zero)\(")
+_COUNTED = re.compile(r"==|!=|<=|>=|[-+*/<>?&|]|\b(?:fabs|floor|ceil|rint|trunc|r?sqrt|finite_or_zero)\(")
 _CONSTANT = re.compile(r"\bKI?\([^()]*\)")
 
 

@@ -17,7 +17,7 @@ from ..lower import Level, Program, Value
 from ..reductions import Field
 from ..schedule import Schedule
 from .cpp_pairs import Pairs
-from .functions_cpp import TRANSPOSED, UNZIPPED
+from .instructions_cpp import TRANSPOSED, UNZIPPED
 from .prelude_cpp import prelude
 from .skeletons import CPP
 from .statements import block, c_type, fill, finish, functions, indent, out_type, sizes, statements, title

@@ -1,83 +1,42 @@
 """The mathematical functions of emitted C++, as text: inlined where a kernel's time depends on them.
 
-Each names the largest error that the tests hold it to, in units in the last place, in float32 and in float64. All
-are exact at 0 and give NaN and infinities where NumPy does. Where an argument is out of the reach of an inlined
-function, which `any` says of a whole vector, and where the instruction set has no fused multiply-add to reduce it
-with, the C library computes lane by lane; so it does for the functions that are not inlined.
+Each names the largest error that the tests hold it to, in units in the last place, in float32; in float64 it is 4.
+All are exact at 0 and give NaN and infinities where NumPy does. Where an argument is out of the reach of an
+inlined function, which `any` says of a whole vector, and where the instruction set has no fused multiply-add that
+sin, cos and pow are made of, the C library computes lane by lane; so it does for the functions not inlined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from .instructions_cpp import Function, horner, instructions_of
 from .numbers_cpp import DOUBLE, FLOAT, Numbers
+from .pow_cpp import power
 
 
-@dataclass(frozen=True)
-class Function:
-    """A function of vectors: its text, and the functions that the text calls."""
-
-    text: str
-    needs: tuple[str, ...] = ()
-
-
-def horner(name: str, of: str, coefficients: Sequence[str]) -> str:
-    """`V name = ...;`, a polynomial in `of`, lowest coefficient first."""
-    lines = [f"  V {name} = K({coefficients[-1]});"]
-    lines += [f"  {name} = {name} * {of} + K({c});" for c in reversed(coefficients[:-1])]
-    return "\n".join(lines)
-
-
-def _nearest(n: Numbers) -> Function:
-    return Function(f"""\
-#ifdef AVX512_BUILTINS
-HOT V nearest(V t) {{ return __builtin_ia32_rndscale{n.s}_mask(t, 8, t, ({n.mask})-1, 4); }}
-#else
-HOT V nearest(V t) {{ const V magic = K({n.magic}); return (t + magic) - magic; }}
-#endif
-""")
-
-
-def _scaled(n: Numbers) -> Function:
-    """p times 2**n; in two halves where no instruction does it, so that results below the smallest normal number
-    are right."""
-    return Function(f"""\
-#ifdef AVX512_BUILTINS
-HOT V scaled(V p, V n) {{ return __builtin_ia32_scalef{n.s}512_mask(p, n, p, ({n.mask})-1, 4); }}
-HOT V clamped(V x, V low, V high) {{  // NaN, as the second operand, stays
-  x = __builtin_ia32_min{n.s}512_mask(high, x, x, ({n.mask})-1, 4);
-  return __builtin_ia32_max{n.s}512_mask(low, x, x, ({n.mask})-1, 4);
-}}
-#else
-HOT V scaled(V p, V n) {{
-  const I k = __builtin_convertvector(n, I), half = k >> 1;
-  return p * (V)((half + {n.bias}) << {n.bits}) * (V)((k - half + {n.bias}) << {n.bits});
-}}
-HOT V clamped(V x, V low, V high) {{
-  x = high < x ? high : x;
-  return x < low ? low : x;
-}}
-#endif
-""")
-
-
-def _exp(n: Numbers) -> Function:
-    """1 ulp. x = n ln 2 + r with |r| <= ln(2) / 2, ln 2 in two parts."""
-    low, high = n.exp_range
-    return Function(
-        f"""\
-HOT V exp(V x) {{
+def _exp_of(n: Numbers, name: str, high: str, power: str) -> str:
+    """x = n ln 2 + r with |r| <= ln(2) / 2, ln 2 in two parts; the result is infinite beyond `high`, and `power`
+    is the power of two in it."""
+    low, _ = n.exp_range
+    return f"""\
+HOT V {name}(V x) {{
   x = clamped(x, K({low}), K({high}));
   const V n = nearest(x * K({n.log2e}));
   const V r = (x - n * K({n.ln2[0]})) - n * K({n.ln2[1]});
 {horner("p", "r", n.exp)}
-  return scaled((p * r + K(1)) * r + K(1), n);
+  return scaled((p * r + K(1)) * r + K(1), {power});
 }}
-HOT f64 exp(f64 x) {{ return __builtin_exp(x); }}
-""",
-        ("nearest", "scaled"),
-    )
+"""
+
+
+def _exp(n: Numbers) -> Function:
+    """1 ulp."""
+    text = _exp_of(n, "exp", n.exp_range[1], "n") + "HOT f64 exp(f64 x) { return __builtin_exp(x); }\n"
+    return Function(text, ("nearest", "scaled"))
+
+
+def _half_exp(n: Numbers) -> Function:
+    """1 ulp. exp(x) / 2, a number also where exp(x) is just too large."""
+    return Function(_exp_of(n, "half_exp", n.half_exp_high, "n - K(1)"), ("nearest", "scaled"))
 
 
 def _exp2(n: Numbers) -> Function:
@@ -100,6 +59,22 @@ HOT V exp2(V x) {{
     )
 
 
+def _expm1(n: Numbers) -> Function:
+    """2 ulp. 2**n ((exp(r) - 1) + (1 - 2**-n))."""
+    return Function(
+        f"""\
+HOT V expm1(V x) {{
+  const V c = clamped(x, K({n.expm1_low}), K({n.exp_range[1]}));
+  const V n = nearest(c * K({n.log2e}));
+  const V r = (c - n * K({n.ln2[0]})) - n * K({n.ln2[1]});
+{horner("p", "r", n.expm1)}
+  return signed_as(scaled((r + r * r * p) + (K(1) - scaled(K(1), -n)), n), x);
+}}
+""",
+        ("nearest", "scaled", "signed_as"),
+    )
+
+
 def _log(n: Numbers) -> Function:
     """2 ulp. x = 2**n (1 + f) with 1 + f between the roots of 1/2 and of 2; s = f / (2 + f), and
     log(1 + f) = 2 s + s**3 (...)."""
@@ -118,6 +93,28 @@ HOT V log(V x) {{
 }}
 HOT f64 log(f64 x) {{ return __builtin_log(x); }}
 """)
+
+
+def _log1p(n: Numbers) -> Function:
+    """2 ulp. As log of u = 1 + x, rounded, but f = x where n is 0; elsewhere what u lacks is divided by u."""
+    return Function(
+        f"""\
+HOT V log1p(V x) {{
+  const V u = K(1) + x, lacking = x < K(1) ? x - (u - K(1)) : K(1) - (u - x);
+  const I bits = (I)u - KI({n.half_root}), k = bits >> {n.bits};
+  const V m = (V)((bits & KI({n.mantissa})) + KI({n.half_root})), n = __builtin_convertvector(k, V);
+  const V f = k == KI(0) ? x : m - K(1);
+  const V s = f / (K(2) + f), z = s * s, half = K(0.5) * f * f;
+  const V scale = (V)((KI({n.bias}) - k) << {n.bits});
+  const V c = (k != KI(0)) & (k < KI(64)) ? lacking * scale * (K(1) - K(2) * (s - z)) : K(0);
+{horner("p", "z", n.log)}
+  V y = n * K({n.ln2[0]}) - ((half - (s * (half + p * z) + (n * K({n.ln2[1]}) + c))) - f);
+  y = x < K(-1) ? K(0) / K(0) : x == K(-1) ? K(-INF) : signed_as(y, x);
+  return x - x == K(0) ? y : x == K(-INF) ? x - x : x;
+}}
+""",
+        ("signed_as",),
+    )
 
 
 def _sin_and_cos(n: Numbers, name: str) -> Function:
@@ -187,126 +184,95 @@ HOT V atan(V x) {{
     )
 
 
-def _sqrt(n: Numbers) -> Function:
-    return Function(f"""\
-#ifdef AVX512_BUILTINS
-HOT V sqrt(V x) {{ return __builtin_ia32_sqrt{n.s}512_mask(x, x, ({n.mask})-1, 4); }}
-#elif defined(__AVX__) && !defined(__AVX512F__)
-HOT V sqrt(V x) {{ return __builtin_ia32_sqrt{n.s}256(x); }}
-#else
-HOT V sqrt(V x) {{ V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_sqrt{n.suffix}(x[l]); return y; }}
-#endif
-HOT f64 sqrt(f64 x) {{ return __builtin_sqrt(x); }}
-""")
-
-
-def _any(n: Numbers) -> Function:
-    """Whether a comparison, all bits of whose lanes are alike, holds in some lane."""
-    return Function(f"""\
-#if defined(AVX512_BUILTINS)
-HOT bool any(I condition) {{ return __builtin_ia32_ptestm{n.lane}512(condition, condition, ({n.mask})-1) != 0; }}
-#elif defined(__AVX__) && !defined(__AVX512F__) && !defined(__clang__)
-typedef float Signs __attribute__((vector_size(BYTES)));
-HOT bool any(I condition) {{ return __builtin_ia32_movmskps256((Signs)condition) != 0; }}
-#elif defined(__SSE2__) && !defined(__AVX__) && !defined(__clang__)
-typedef float Signs __attribute__((vector_size(BYTES)));
-HOT bool any(I condition) {{ return __builtin_ia32_movmskps((Signs)condition) != 0; }}
-#else
-typedef i64 Bits __attribute__((vector_size(BYTES)));
-HOT bool any(I condition) {{
-  const Bits bits = (Bits)condition;
-  i64 found = 0;
-  for (int l = 0; l < BYTES / 8; l++) found |= bits[l];
-  return found != 0;
-}}
-#endif
-HOT bool any(bool condition) {{ return condition; }}
-""")
-
-
-def _any_exceeds(n: Numbers) -> Function:
-    """Whether `a <= b` fails in some lane; compared into a mask, which `any` would first make a vector of."""
+def _sinh(n: Numbers) -> Function:
+    """2 ulp. A polynomial up to 1, beyond it exp(|x|) / 2 - 1 / (2 exp(|x|))."""
     return Function(
         f"""\
-#ifdef AVX512_BUILTINS
-HOT bool any_exceeds(V a, V b) {{ return __builtin_ia32_cmp{n.s}512_mask(a, b, 6, ({n.mask})-1, 4) != 0; }}
-#else
-HOT bool any_exceeds(V a, V b) {{ return any(!(a <= b)); }}
-#endif
+HOT V sinh(V x) {{
+  const V a = fabs(x), z = x * x, e = half_exp(a);
+{horner("p", "z", n.sinh)}
+  return signed_as(a < K(1) ? a + a * z * p : e - K(0.25) / e, x);
+}}
 """,
-        ("any",),
+        ("half_exp", "fabs", "signed_as"),
     )
 
 
-def _unzip(count: int) -> Function:
-    """`LANES` rows of so many numbers each, one row after the other -> one vector per number, `pitch` apart."""
-    lines = [f"  const V p{s} = *(const Unaligned *)(from + {s} * LANES);" for s in range(count)]
-    for d in range(count):
-        found = "p0"
-        if count > 1:
-            lines.append(f"  const I i{d} = lane * KI({count}) + KI({d});")
-            found = f"__builtin_shuffle(p0, p1, i{d})"
-        for s in range(2, count):
-            place = f"i{d} < KI({s} * LANES) ? lane : i{d} - KI({s - 1} * LANES)"
-            found = f"__builtin_shuffle({found}, p{s}, {place})"
-        lines.append(f"  *(V *)(to + {d} * pitch) = {found};")
-    shuffles = "\n".join(lines)
-    return Function(f"""\
-HOT void unzip_{count}(const T *from, T *to, i64 pitch) {{
-#ifdef __clang__
-  for (int l = 0; l < LANES; l++)
-    for (int d = 0; d < {count}; d++) to[d * pitch + l] = from[l * {count} + d];
-#else
-  typedef V Unaligned __attribute__((aligned(sizeof(T))));
-  I lane;
-  for (int l = 0; l < LANES; l++) lane[l] = l;
-{shuffles}
-#endif
-}}
-""")
-
-
-_TRANSPOSE = Function("""\
-HOT void transpose(const T *from, i64 step, T *to, i64 pitch) {
-#ifdef __clang__
-  for (int l = 0; l < LANES; l++)
-    for (int d = 0; d < LANES; d++) to[d * pitch + l] = from[l * step + d];
-#else
-  typedef V Unaligned __attribute__((aligned(sizeof(T))));
-  I lane;
-  for (int l = 0; l < LANES; l++) lane[l] = l;
-  V r[LANES];
-#pragma GCC unroll 16
-  for (int l = 0; l < LANES; l++) r[l] = *(const Unaligned *)(from + l * step);
-#pragma GCC unroll 4
-  for (int s = 1; s < LANES; s *= 2) {
-    const I is_high = (lane & KI(s)) != KI(0);
-    const I low = is_high ? lane + KI(LANES - s) : lane, high = is_high ? lane + KI(LANES) : lane + KI(s);
-#pragma GCC unroll 16
-    for (int l = 0; l < LANES; l++)
-      if (!(l & s)) {
-        const V a = r[l], b = r[l + s];
-        r[l] = __builtin_shuffle(a, b, low);
-        r[l + s] = __builtin_shuffle(a, b, high);
-      }
-  }
-#pragma GCC unroll 16
-  for (int d = 0; d < LANES; d++) *(V *)(to + d * pitch) = r[d];
-#endif
+_COSH = Function(
+    """\
+HOT V cosh(V x) {
+  const V e = half_exp(fabs(x));
+  return e + K(0.25) / e;
 }
-""")
-"""`LANES` rows, `step` apart, of `LANES` numbers each -> a vector per number, `pitch` apart."""
+""",
+    ("half_exp", "fabs"),
+)
+"""2 ulp."""
 
-_FINITE = Function("""\
-HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
-HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
-""")
 
-UNZIPPED = 4  # numbers per row up to which `unzip_...` brings them apart
-TRANSPOSED = 16  # numbers per row from which `transpose` does; between them, single copies are as fast
+def _asin_and_acos(n: Numbers, name: str) -> Function:
+    """2 ulp. t = asin(s): s is a = |x| up to 1/2, beyond it sqrt((1 - a) / 2), where acos(a) = 2 t."""
+    pi_2, rest = n.half_pi[0], n.half_pi_rest
+    first = f"  const V b = K({pi_2}) - K(2) * s, b2 = (K({pi_2}) - b) - K(2) * s;\n"
+    result = f"signed_as(is_large ? b - ((K(2) * w - K({rest})) - b2) : t, x)"
+    if name == "acos":
+        first = ""
+        above = f"x < K(0) ? K(2) * (K({pi_2}) - (t - K({rest}))) : K(2) * t"
+        result = f"is_large ? ({above}) : K({pi_2}) - (signed_as(t, x) - K({rest}))"
+    return Function(
+        f"""\
+HOT V {name}(V x) {{
+  const V a = fabs(x);
+  const I is_large = a > K(0.5);
+  const V z = is_large ? K(0.5) - K(0.5) * a : a * a, s = is_large ? sqrt(z) : a;
+{horner("p", "z", n.asin)}
+  const V w = s * z * p, t = s + w;
+{first}  return {result};
+}}
+""",
+        ("fabs", "sqrt", "signed_as"),
+    )
 
-OF_ONE = "log1p log2 log10 expm1 asin acos sinh cosh erf erfc lgamma cbrt ceil floor trunc rint".split()
-OF_TWO = ("pow", "atan2", "hypot")
+
+def _erf(n: Numbers) -> Function:
+    """2 ulp. A polynomial up to 1, beyond it 1 - exp of one in |x|."""
+    middle, end = n.erf_places
+    return Function(
+        f"""\
+HOT V erf(V x) {{
+  const V a = fabs(x), z = x * x, t = (a > K({end}) ? K({end}) : a) - K({middle});
+{horner("p", "z", n.erf)}
+{horner("q", "t", n.erf_log)}
+  const V large = K(1) - exp(q);
+  return signed_as(a < K(1) ? a + a * p : large, x);
+}}
+""",
+        ("exp", "fabs", "signed_as"),
+    )
+
+
+def _erfc(n: Numbers) -> Function:
+    """4 ulp. Up to 1/2 as erf, beyond it exp(-x**2), whose argument is exact, times a polynomial in
+    t = (a - 3) / (a + 3), over 1 + 2 a."""
+    return Function(
+        f"""\
+HOT V erfc(V x) {{
+  const V z = x * x, b = fabs(x), a = b > K({n.erfc_end}) ? K({n.erfc_end}) : b, t = (a - K(3)) / (a + K(3));
+{horner("p", "z", n.erf)}
+{horner("q", "t", n.erfc)}
+  const V high = (V)((I)a & KI({n.upper})), low = a - high, square = a * a, under = K(1) + K(2) * a;
+  const V lacking = ((high * high - square) + K(2) * high * low) + low * low;
+  const V quotient = q / under, rounding = (K(1) - (under - K(2) * a)) * quotient * K(0.9);  // of `under`
+  const V e = exp(-square) * quotient, y = e - e * (lacking + rounding);
+  return b < K(0.5) ? K(1) - (x + x * p) : x < K(0) ? K(2) - y : y;
+}}
+""",
+        ("exp", "fabs"),
+    )
+
+
+OF_ONE = "log2 log10 lgamma cbrt ceil floor trunc rint".split()
+OF_TWO = ("atan2", "hypot")
 
 
 def functions_of(dtype: str) -> dict[str, Function]:
@@ -320,22 +286,24 @@ def functions_of(dtype: str) -> dict[str, Function]:
         "  V y; for (int l = 0; l < LANES; l++) y[l] = __builtin_{0}{1}(x[l], n[l]); return y;\n}}\n"
     )
     return {
-        "nearest": _nearest(n),
-        **{f"unzip_{count}": _unzip(count) for count in range(1, UNZIPPED + 1)},
-        "transpose": _TRANSPOSE,
-        "any": _any(n),
-        "any_exceeds": _any_exceeds(n),
-        "fabs": Function(f"HOT V fabs(V x) {{ return (V)((I)x & KI({n.magnitude})); }}\n"),
-        "scaled": _scaled(n),
+        **instructions_of(n),
         "exp": _exp(n),
+        "half_exp": _half_exp(n),
         "exp2": _exp2(n),
+        "expm1": _expm1(n),
         "log": _log(n),
+        "log1p": _log1p(n),
         "sin": _sin_and_cos(n, "sin"),
         "cos": _sin_and_cos(n, "cos"),
         "tanh": _tanh(n),
+        "sinh": _sinh(n),
+        "cosh": _COSH,
         "atan": _atan(n),
+        "asin": _asin_and_acos(n, "asin"),
+        "acos": _asin_and_acos(n, "acos"),
+        "erf": _erf(n),
+        "erfc": _erfc(n),
+        "pow": power(n),
         **{name: Function(by_lane.format(name, n.suffix)) for name in OF_ONE},
         **{name: Function(of_two.format(name, n.suffix)) for name in OF_TWO},
-        "sqrt": _sqrt(n),
-        "finite_or_zero": _FINITE,
     }

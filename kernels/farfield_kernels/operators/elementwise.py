@@ -49,7 +49,7 @@ elementwise("Sqrt", "square root of a; its derivative at 0 is 0",
             vjp=lambda g, y, a: (g * (0.5 * apply("Rsqrt", a)),))
 
 elementwise("Rsqrt", "1 / square root of a; 0 at 0, and so is its derivative",
-            code="$a == K(0) ? K(0) : K(1) / sqrt($a)",
+            code="$a == K(0) ? K(0) : rsqrt($a)",
             reference=lambda a: np.where(a == 0, 0, 1 / np.sqrt(np.where(a == 0, 1, a))), domain=POSITIVE,
             vjp=lambda g, y, a: (g * (-0.5 * (y * apply("Square", y))),))
 

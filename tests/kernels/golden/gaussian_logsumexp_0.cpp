@@ -65,6 +65,8 @@ HOT V clamped(V x, V low, V high) {
   return x < low ? low : x;
 }
 #endif
+HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
+HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 HOT V exp(V x) {
   x = clamped(x, K(-105.0f), K(90.0f));
   const V n = nearest(x * K(1.44269504f));
@@ -93,8 +95,6 @@ HOT V log(V x) {
   return x - x == K(0) ? y : x == K(-INF) ? x - x : x;
 }
 HOT f64 log(f64 x) { return __builtin_log(x); }
-HOT V finite_or_zero(V x) { return x - x == K(0) ? x : K(0); }
-HOT f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
 enum { ROWS = 1, GROUP = ROWS * LANES, BLOCK = 256, TILE = 1024, CHUNK = 128 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
