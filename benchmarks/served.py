@@ -44,8 +44,9 @@ def ratios(only: str = "", repeats: int = REPEATS) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         kept = os.environ.get("FARFIELD_CACHE_DIR")
         os.environ["FARFIELD_CACHE_DIR"] = f"{folder}/cache"
-        server, url = start("--port", "0")
+        server = None
         try:
+            server, url = start("--port", "0")
             with urllib.request.urlopen(f"{url}/healthz"):
                 pass
             with connect("local:cpu") as here, connect(url) as there:  # nobody's default afterwards
@@ -53,8 +54,9 @@ def ratios(only: str = "", repeats: int = REPEATS) -> Iterator[dict[str, Any]]:
                     if only in workload.name and (row := compare(workload, here, there, repeats)):
                         yield row
         finally:
-            server.terminate()
-            server.wait()
+            if server:
+                server.terminate()
+                server.wait()
             os.environ.pop("FARFIELD_CACHE_DIR")
             if kept is not None:
                 os.environ["FARFIELD_CACHE_DIR"] = kept

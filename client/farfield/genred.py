@@ -107,7 +107,7 @@ class Routine:
         Raises:
             ArgumentError, DtypeError, ShapeError: naming the argument.
         """
-        return _check(self.spec, self.dtype, tuple(dtypes), tuple(shapes))
+        return _check(self.spec, self.dtype, tuple(dtypes), tuple(map(tuple, shapes)))
 
     def check_ranges(self, ranges: Sequence[Any] | None, sizes: Sizes) -> tuple[Array, ...] | None:
         """The six arrays of block-sparse ranges as NumPy arrays of int64, checked; None without ranges.

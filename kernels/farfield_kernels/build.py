@@ -143,13 +143,13 @@ def warn_of_numpy() -> None:
     global _has_warned
     if _has_warned or os.environ.get("FARFIELD_CPU") == "numpy":
         return
-    _has_warned = True
     warnings.warn(
         f"{_missing()}, so formulas run on NumPy: the results are the same, but take about 10 times as long; "
         f"{INSTALL}; or set FARFIELD_CPU=numpy to be told no more",
         CompilerMissingWarning,
         stacklevel=3,  # who called engine.run
     )
+    _has_warned = True  # where warnings are errors, the next call says it again
 
 
 @functools.lru_cache(maxsize=8)

@@ -27,7 +27,8 @@ from .stages import Stage
 from .tally import Tally
 
 STEPS = {"shifted sum": "$m = $t > $m ? $t : $m; $e = exp($t - $m);", "selection": "if ($t > $worst) { }"}
-"""What is done with each term: a shifted sum finds the maximum before it adds, a selection takes in few terms."""
+"""What is done with each term, where that is not all of the reduction's `step`: a shifted sum finds the maximum
+before it adds, a selection compares each term and takes in few."""
 
 BYTES = {"float32": 4, "float64": 8}
 

@@ -4,7 +4,6 @@ launch. `run` is the whole of it; explain.py shows every stage as text."""
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,11 +78,12 @@ def run(
         if not isinstance(array, np.ndarray):
             raise _no_array(arrays)
     dtypes, shapes = tuple([array.dtype for array in arrays]), tuple([array.shape for array in arrays])
+    backend = backend_for(resolve_device(device))
     if ranges is None:
-        ready = _ready_without_ranges(spec, device, os.environ.get("FARFIELD_CPU"), dtypes, shapes)
+        ready = _ready_without_ranges(spec, backend, dtypes, shapes)
     else:
-        ready = _ready(spec, device, dtypes, shapes, ranges)
-    work, backend = ready.work, ready.backend
+        ready = _ready(spec, backend, dtypes, shapes, ranges)
+    work = ready.work
     if isinstance(backend, Numpy):
         warn_of_numpy()
     for step in work.steps:
@@ -113,14 +113,12 @@ class _Ready:
 
     Args:
         work: what is launched.
-        backend: where.
         dtype: what arguments are read in.
         slots: the arguments.
         results: shape and type of each result.
     """
 
     work: Work
-    backend: Host
     dtype: np.dtype[Any]
     slots: tuple[Slot, ...]
     results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
@@ -128,7 +126,7 @@ class _Ready:
 
 def _ready(
     spec: Spec,
-    device: str,
+    backend: Host,
     dtypes: Sequence[np.dtype[Any]],
     shapes: Sequence[tuple[int, ...]],
     ranges: Sequence[Array] | None = None,
@@ -136,19 +134,19 @@ def _ready(
     operation = read(spec)
     sizes = check_arguments(operation, [dtype.name for dtype in dtypes], shapes)
     pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N, distinct=operation.selects)
-    chosen = resolve_device(device)
-    work = Work(plan_call(spec, sizes.compute, chosen), sizes, pairs, spec.separation)
+    device: Device = "cpu" if backend.is_host else "cuda"
+    work = Work(plan_call(spec, sizes.compute, device), sizes, pairs, spec.separation)
     kinds = [numpy_dtype(slot.dtype(sizes.dtype)) for slot in operation.results]
     results = tuple(zip(result_shapes(operation, sizes), kinds, strict=True))
-    return _Ready(work, backend_for(chosen), numpy_dtype(sizes.compute), operation.arguments, results)
+    return _Ready(work, numpy_dtype(sizes.compute), operation.arguments, results)
 
 
 @functools.lru_cache(maxsize=1024)
 def _ready_without_ranges(
-    spec: Spec, device: str, cpu: str | None, dtypes: Sequence[np.dtype[Any]], shapes: Sequence[tuple[int, ...]]
+    spec: Spec, backend: Host, dtypes: Sequence[np.dtype[Any]], shapes: Sequence[tuple[int, ...]]
 ) -> _Ready:
-    """Kept, as most calls are made again; `cpu` is what FARFIELD_CPU says."""
-    return _ready(spec, device, dtypes, shapes)
+    """Kept, as most calls are made again."""
+    return _ready(spec, backend, dtypes, shapes)
 
 
 def bind(slot: Slot, array: Array, dtype: str | np.dtype[Any], N: int) -> Array:

@@ -28,13 +28,21 @@ from .stages import Emitted, Plan, Separated, Stage
 
 @dataclass
 class Timing:
-    """Where the time of one call went, in milliseconds."""
+    """Where the time of one call went, in milliseconds.
+
+    Args:
+        compile_ms: checking the call, if it is a new one, and compiling what is not compiled yet.
+        h2d_ms, d2h_ms: copying arguments to a device, and results from it.
+        kernel_ms: the kernels.
+    """
 
     compile_ms: float = 0.0
     h2d_ms: float = 0.0
     kernel_ms: float = 0.0
     d2h_ms: float = 0.0
 
+
+KEPT_BYTES = 4096  # of a table of batch offsets, up to which it is kept for the next call of that kind
 
 Launch = Callable[[Sequence[Any], Sequence[Any]], None]
 """Runs a kernel on arguments and outputs."""
@@ -100,7 +108,8 @@ class Work:
             extent = self.extent(kernel.program, kernel.schedule)
             is_compiled = isinstance(kernel, CpuKernel)
             found = CpuLaunch(kernel, extent) if is_compiled else functools.partial(kernel, extent=extent)
-            self.launches[stage] = found
+            if extent.offsets is None or extent.offsets.nbytes <= KEPT_BYTES:
+                self.launches[stage] = found
         return found
 
     @property
@@ -208,13 +217,6 @@ def _numpy_kernels(kernels: tuple[Emitted, ...]) -> tuple[NumpyKernel, ...]:
     return tuple(NumpyKernel(*emitted.parts) for emitted in kernels)
 
 
-def backend_for(device: Device) -> Host:
-    """The back end of a device; on the CPU that of NumPy where there is no compiler."""
-    if device == "cuda":
-        return Cuda()
-    return Host() if numpy_reason() is None else Numpy()
-
-
 class Host:
     """CPU kernels, which read and write NumPy arrays as they are."""
 
@@ -277,6 +279,21 @@ class Cuda(Host):
     def wait(self) -> None:
         """Until the stream is empty."""
         self.cupy.cuda.get_current_stream().synchronize()
+
+
+HOST, NUMPY = Host(), Numpy()
+
+
+@functools.cache
+def _cuda() -> Cuda:
+    return Cuda()
+
+
+def backend_for(device: Device) -> Host:
+    """The back end of a device; on the CPU that of NumPy where there is no compiler."""
+    if device == "cuda":
+        return _cuda()
+    return HOST if numpy_reason() is None else NUMPY
 
 
 # ---- the run -------------------------------------------------------------------------------------------------

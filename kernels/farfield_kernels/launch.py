@@ -152,7 +152,7 @@ class CpuLaunch:
 
     def __init__(self, kernel: CpuKernel, extent: Extent) -> None:
         rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, kernel.program.over_rows
-        self.kernel, self.extent = kernel, extent
+        self.kernel, self.extent = kernel, extent  # whose tables `self.tables` points to
         self.is_empty = batches == 0 or (rows == 0 and not over_rows)
         steps = rows * kernel.operations["row"] + cols * kernel.operations["col"]
         steps += extent.terms * kernel.operations["pair"]
@@ -195,8 +195,11 @@ class CpuLaunch:
         def work() -> int:
             return int(self.kernel.reduce(*words))
 
-        others = [_threads().submit(_elsewhere, work, _current_core()) for _ in range(self.threads - 1)]
+        others: list[Future[int]] = []
         try:
+            with contextlib.suppress(RuntimeError):  # no thread can be started: those that are there will do
+                for _ in range(self.threads - 1):
+                    others.append(_threads().submit(_elsewhere, work, _current_core()))
             failed = work()
         finally:
             # Helpers that did not start are not needed: the ticket is drawn. Those that did still write to our

@@ -51,12 +51,14 @@ class Schedule:
 SHARED_BYTES = 49_152  # static shared memory of a block, on every device
 L2_BYTES = 262_144  # of a row block, and of a column tile: both stay in the second cache
 REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
-
+STEP = (
+    48  # columns: tiles and chunks of loops over components are multiples of it, as it is of every register tile
+)
 
 SIZE = {"float32": 4, "float64": 8}  # bytes
 ROWS = {"fold": 2, "shifted sum": 1, "selection": 2}
-"""Vectors of rows at a time on the CPU; one, where a chunk is passed over several times in the first cache."""
-MERGES_SELDOM = {"fold": 1, "shifted sum": 4, "selection": 32}
+"""Vectors of rows at a time in straight text on the CPU; one, where a chunk is passed over several times."""
+TILE_FACTOR = {"fold": 1, "shifted sum": 4, "selection": 32}
 """How much longer a tile is than for a sum: a shifted sum merges with exp, a selection with a loop per entry, and
 then must find its K terms anew."""
 
@@ -97,7 +99,7 @@ def plan(
     rolls = roll(program)
     if rolls:
         return _rolled(program, rolls, dtype, kinds, results or dtype)
-    tile, chunk = 256 * MERGES_SELDOM[program.reduction.scheme], 1
+    tile, chunk = 256 * TILE_FACTOR[program.reduction.scheme], 1
     while tile > 1024 and tile * len(program.kept("col")) * SIZE[dtype] > L2_BYTES:
         tile //= 2
     if program.reduction.scheme != "fold":
@@ -114,14 +116,13 @@ def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...],
     per_component = sum(weights if field.each == "W" else 1 for field in program.reduction.state)
     held = components * per_component + len(straight(program, rolls).intersection(program.kept("row")))
     size = SIZE[dtype]
-    block, tile = 256, 240 * MERGES_SELDOM[program.reduction.scheme]
+    block, tile = 256, 5 * STEP * TILE_FACTOR[program.reduction.scheme]
     while block > 32 and block * slots[0] * size > L2_BYTES:
         block //= 2
-    while tile > 48 and tile * slots[1] * size > L2_BYTES:
-        tile = max(48, tile // 2 // 48 * 48)
+    while tile > STEP and tile * slots[1] * size > L2_BYTES:
+        tile = max(STEP, tile // 2 // STEP * STEP)
     in_registers = held <= 2 * REGISTERS["cpu"]
-    chunk = 96
-    return Schedule("cpu", dtype, 2, block, tile, chunk, in_registers, "rows", stored, results)
+    return Schedule("cpu", dtype, 2, block, tile, 2 * STEP, in_registers, "rows", stored, results)
 
 
 FEW_ROWS = 16  # up to which vectors of columns are faster: a vector of rows would be partly empty

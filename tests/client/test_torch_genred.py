@@ -256,6 +256,25 @@ def test_the_same_call_has_a_graph_only_where_gradients_are_wanted() -> None:
     assert torch.equal(plain, tracked)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit", "ignore::torch.jit.TracerWarning"
+)  # deprecated; sizes are constants
+def test_a_traced_call_computes_anew() -> None:
+    """A trace holds the call, not the numbers that it gave."""
+    routine = Genred("Exp(-SqDist(x,y))", ["x = Vi(2)", "y = Vj(2)"], axis=1)
+    x, y = torch.randn(5, 2), torch.randn(6, 2)
+    traced = torch.jit.trace(lambda x: routine(x, y) * 2, (x,), check_trace=False)
+    assert torch.allclose(traced(x + 1), routine(x + 1, y) * 2)
+
+
+def test_bfloat16_of_any_view_is_read() -> None:
+    """Negative views and strides are those of the numbers that they show."""
+    routine = Genred("Exp(-SqDist(x,y))", ["x = Vi(2)", "y = Vj(2)"], axis=1)
+    x, y = torch.randn(5, 4).bfloat16(), torch.randn(6, 2).bfloat16()
+    expected = routine((-x[:, ::2]).clone(), y)
+    assert torch.equal(routine(torch._neg_view(x)[:, ::2], y), expected)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch uses it itself
 def test_forward_mode_is_refused_and_not_lost() -> None:
     """A tangent raises torch's own error; it does not silently vanish."""

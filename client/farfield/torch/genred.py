@@ -48,7 +48,7 @@ class Genred(Routine):
         plain = [_plain(part) for part in ranges] if isinstance(ranges, Sequence) else ranges
         pairs = self.check_ranges(plain, sizes)
         visible = len(self.operation.results)
-        if (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args)) or _has_tangents():
+        if (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args)) or _is_followed():
             # Its saved results are what the gradient will want, taken now; not shown.
             results = _apply(self, _saving(self.spec), pairs, *args)[:visible]
         else:
@@ -63,8 +63,10 @@ class Genred(Routine):
                     field=f"arguments[{place}]",
                 )
         if len({tensor.device for tensor in args}) > 1:
-            first = {tensor.device: place for place, tensor in reversed([*enumerate(args)])}
-            named = ", ".join(f"argument {place} on {device}" for device, place in reversed(first.items()))
+            first: dict[torch.device, int] = {}
+            for place, tensor in enumerate(args):
+                first.setdefault(tensor.device, place)
+            named = ", ".join(f"argument {place} on {device}" for device, place in first.items())
             raise ArgumentError(f"all tensors must be on one device, got {named}", field="arguments")
         for place, tensor in enumerate(args):
             if tensor.layout is not torch.strided or tensor.is_meta:
@@ -72,7 +74,9 @@ class Genred(Routine):
                 raise ArgumentError(
                     f"argument {place} {what}, a dense tensor is needed", field=f"arguments[{place}]"
                 )
-        return self.check([_name(tensor.dtype) for tensor in args], [tuple(tensor.shape) for tensor in args])
+        return self.check(
+            [_name(tensor.dtype) for tensor in args], [tuple(map(int, tensor.shape)) for tensor in args]
+        )
 
 
 @functools.cache
@@ -85,9 +89,13 @@ def _saving(spec: Spec) -> Spec:
     return replace(spec, saving=True)
 
 
-def _has_tangents() -> bool:
-    """Whether forward-mode differentiation is under way, which torch then refuses by itself."""
-    return forward_ad._current_level >= 0
+def _is_followed() -> bool:
+    """Whether torch follows the call in a trace, or for forward derivatives, which it then refuses by itself.
+
+    No public function tells the latter.
+    """
+    is_tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return is_tracing or forward_ad._current_level >= 0
 
 
 def _compute(
@@ -146,7 +154,7 @@ def _plain(part: Any) -> Any:
 def _array(tensor: torch.Tensor) -> Array:
     """The tensor's data as a C-contiguous NumPy array; no copy for a contiguous CPU tensor."""
     if tensor.dtype == torch.bfloat16:
-        bits = tensor.detach().contiguous().view(torch.int16)
+        bits = tensor.detach().resolve_neg().contiguous().view(torch.int16)
         return np.asarray(bits.numpy(force=True)).view(numpy_dtype("bfloat16"))
     array: Array = tensor.numpy(force=True)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -165,7 +165,12 @@ class ComponentLoops(LaneState):
             groups = (self.row_range[r : r + vectors] for r in self.row_range[::vectors])
             return [line for rows in groups for line in self.columns_at_a_time(fold, columns, rows)]
 
-        return ["#if defined(__AVX512F__)", *tiles(*TILE_AVX512), "#else", *tiles(*TILE), "#endif"]
+        def whole(columns: int) -> str:
+            return f'static_assert(TILE % {columns} == 0 && CHUNK % {columns} == 0, "tiles are whole");'
+
+        (_, many), (_, few) = TILE_AVX512, TILE
+        with_avx512, without = [whole(many), *tiles(*TILE_AVX512)], [whole(few), *tiles(*TILE)]
+        return ["#if defined(__AVX512F__)", *with_avx512, "#else", *without, "#endif"]
 
     def columns_at_a_time(self, fold: Fold, width: int, rows: Sequence[int]) -> list[str]:
         """The register tile for so many columns and some of the vectors of rows."""

@@ -217,7 +217,10 @@ class Pairs(ComponentLoops):
     # -- selections
 
     def selection_loop(self) -> list[str]:
-        """The columns that may be among the best are listed without a branch, then taken in one by one."""
+        """The columns that may be among the best are listed without a branch, then taken in one by one.
+
+        They are compared with the last entry as it was before the chunk: too many are listed, which does no harm.
+        """
         lines = self.terms()
         reduction = self.program.reduction
         for r in self.row_range:

@@ -18,7 +18,8 @@ enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHU
 enum {{ COMPONENTS = {components}, SLOTS = {slots}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
 enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP }};
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
-enum {{ WIDE = BLOCK + 8, LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 }};
+enum {{ LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE }};
+enum {{ WIDE = BLOCK + 8, SPAN = CHUNK + 1 }};
 
 HOT i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 HOT V *at(T *memory, i64 element) {{ return (V *)(memory + element); }}

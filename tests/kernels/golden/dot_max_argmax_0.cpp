@@ -49,7 +49,8 @@ enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
-enum { WIDE = BLOCK + 8, LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
+enum { LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE };
+enum { WIDE = BLOCK + 8, SPAN = CHUNK + 1 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }

@@ -69,7 +69,8 @@ enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 240, CHUNK = 96 };
 enum { COMPONENTS = 10, SLOTS = 1, ROW_SLOTS = 12, COL_SLOTS = 22 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
-enum { WIDE = BLOCK + 8, LINE = 64 / sizeof(T), PITCH = (TILE / LINE | 1) * LINE, SPAN = CHUNK + 16 };
+enum { LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE };
+enum { WIDE = BLOCK + 8, SPAN = CHUNK + 1 };
 
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
@@ -128,6 +129,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
             const i64 c1 = smaller(m, c0 + CHUNK);
             #if defined(__AVX512F__)
+            static_assert(TILE % 16 == 0 && CHUNK % 16 == 0, "tiles are whole");
             for (i64 c = c0; c < c1; c += 16) {
               V t_0_0 = K(-0.0);
               V t_0_1 = K(-0.0);
@@ -459,6 +461,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
               *at(S, ((0 * SPAN + c + 15 - c0) * ROWS + 1) * LANES) = t_1_15;
             }
             #else
+            static_assert(TILE % 6 == 0 && CHUNK % 6 == 0, "tiles are whole");
             for (i64 c = c0; c < c1; c += 6) {
               V t_0_0 = K(-0.0);
               V t_1_0 = K(-0.0);
