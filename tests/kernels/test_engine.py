@@ -20,6 +20,7 @@ from farfield_kernels.errors import (
     ShapeError,
     error_classes,
 )
+from farfield_kernels.execute import backend_for
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
@@ -303,3 +304,19 @@ def test_no_array_outlives_its_call() -> None:
     held = [weakref.ref(array) for array in [*arrays, *run(SEED, arrays, device="cpu").arrays]]
     del arrays
     assert [reference() for reference in held] == [None] * 5
+
+
+def test_tables_of_large_batches_are_not_kept() -> None:
+    """A launch is kept for the next call of its kind with a small table of batch offsets, not with a large one."""
+    engine._ready_without_ranges.cache_clear()
+    for batch, is_kept in ((3, True), (1000, False)):
+        spec = Spec("x+y", ("x = Vi(1)", "y = Vj(1)"))
+        arrays = [np.zeros((batch, 2, 1), "float32"), np.ones((batch, 3, 1), "float32")]
+        assert (run(spec, arrays, device="cpu").arrays[0] == 3).all()
+        ready = engine._ready_without_ranges(
+            spec,
+            backend_for("cpu"),
+            tuple(array.dtype for array in arrays),
+            tuple(array.shape for array in arrays),
+        )
+        assert bool(ready.work.launches) == is_kept

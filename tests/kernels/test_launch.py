@@ -89,6 +89,20 @@ def launch_kernels() -> list[launch.CpuKernel]:
 
 
 @pytest.mark.usefixtures("two_threads")
+def test_threads_that_cannot_start_cost_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process may have no more threads, the caller computes alone."""
+
+    class Full:
+        def submit(self, *_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+    x = points(3000)
+    expected = run(SPEC, [x, x]).arrays[0]
+    monkeypatch.setattr(launch, "_threads", Full)
+    np.testing.assert_array_equal(run(SPEC, [x, x]).arrays[0], expected)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_a_sandbox_that_forbids_affinity_costs_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results are right where sched_setaffinity is refused."""
 
