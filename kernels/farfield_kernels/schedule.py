@@ -136,7 +136,7 @@ def for_few_rows(program: Program, schedule: Schedule) -> Schedule | None:
     in_order = any(field.kind != "number" or field.each == "K" for field in fields) or "$c" in step
     if schedule.device == "cuda" or in_order or roll(program) or len(program.at("pair")) > STRAIGHT:
         return None
-    return replace(schedule, rows=1, block=64, tile=1024, chunk=256, lanes="columns", in_registers=True)
+    return replace(schedule, rows=1, block=64, tile=512, chunk=256, lanes="columns", in_registers=True)
 
 
 def block_rows(schedule: Schedule) -> int:

@@ -23,6 +23,11 @@ from .skeletons import CPP
 from .statements import block, c_type, fill, finish, functions, indent, out_type, sizes, statements, title
 
 LOW_MASK = (1 << INDEX_SHIFT) - 1
+# A lane of a vector of columns meets few terms of a tile: its state is kept until they are 256, then merged.
+RUN = """
+        const i64 tiles = 256 * LANES / TILE > 1 ? 256 * LANES / TILE : 1;
+        const i64 place = (col0 - range[0]) / TILE % tiles;
+        const bool is_first = place == 0, is_last = place == tiles - 1 || col0 + TILE >= range[1];"""
 WRITTEN_OUT = 4  # components whose copies are no loop, which takes twice the time
 
 
@@ -42,6 +47,10 @@ def emit(program: Program, schedule: Schedule) -> str:
         row_slots=len(emitter.row_slots),
         col_slots=len(emitter.col_slots),
         group_step="1" if emitter.is_across else "GROUP",
+        lane_states="BLOCK" if emitter.is_across else "1",
+        lane_state="g" if emitter.is_across else "0",
+        run=RUN if emitter.is_across else "",
+        flush_if="if (is_last) " if emitter.is_across else "",
         buffers=emitter.buffers,
         arguments=emitter.arguments(),
         parameters=emitter.parameters(),

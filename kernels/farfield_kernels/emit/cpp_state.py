@@ -89,11 +89,12 @@ class LaneState:
         loops = block("for (int o = 0; o < COMPONENTS; o++)", block(f"for (int l = 0; l < GROUP; {step})", memory))
         if not self.in_registers:
             return loops
+        begins = "is_first ? {} : {}" if self.is_across else "{}"
         return loops + [
-            f"{'I' if field.is_integer else 'V'} {name} = {field.identity};"
+            f"{'I' if field.is_integer else 'V'} {name} = {begins.format(field.identity, place)};"
             for r in self.row_range
             for o, _ in self.components
-            for name, _, field in self.scalars(o, r)
+            for name, place, field in self.scalars(o, r)
         ]
 
     def carry(self) -> list[str]:

@@ -16,7 +16,7 @@ CPP = """\
 {prelude}
 enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHUNK = {chunk} }};
 enum {{ COMPONENTS = {components}, SLOTS = {slots}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
-enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP }};
+enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP }};
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
 enum {{ LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE }};
 enum {{ WIDE = BLOCK + 8, SPAN = CHUNK + 1 }};
@@ -30,15 +30,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
 {out_pointers}
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = {buffers} * SPAN * GROUP;
-  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
+  const i64 lane_size = {lane_states} * LANE_STATE, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
   T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
   T *const Y = X + x_size;
   T *const S = Y + y_size;
-  T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
-  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lane + lane_size);
+  T *const lanes = S + s_size;  // lane states: [component][slot][row of the group]
+  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lanes + lane_size);
   for (;;) {{
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
     if (unit >= batches * row_blocks * splits) break;
@@ -60,10 +60,11 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
       terms += range[1] > range[0] ? range[1] - range[0] : 0;
       for (i64 col0 = range[0]; col0 < range[1]; col0 += TILE) {{
         const i64 m = smaller(TILE, range[1] - col0);
-{load_cols}
+{load_cols}{run}
         for (int g = 0; g < n; g += {group_step}) {{
+          T *const lane = lanes + {lane_state} * LANE_STATE;
 {fold}
-          for (int o = 0; o < COMPONENTS; o++) {{
+          {flush_if}for (int o = 0; o < COMPONENTS; o++) {{
 {lane_pointers}
             for (int l = 0; l < GROUP; l++) {{
 {flush}

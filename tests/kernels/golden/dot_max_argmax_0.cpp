@@ -47,7 +47,7 @@ HOT void unzip_2(const T *from, T *to, i64 pitch) {
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
-enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
+enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
 enum { LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE };
 enum { WIDE = BLOCK + 8, SPAN = CHUNK + 1 };
@@ -62,15 +62,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   i64 *const o1 = (i64 *)out[1];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0 * SPAN * GROUP;
-  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
+  const i64 lane_size = 1 * LANE_STATE, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
   T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
   T *const Y = X + x_size;
   T *const S = Y + y_size;
-  T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
-  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lane + lane_size);
+  T *const lanes = S + s_size;  // lane states: [component][slot][row of the group]
+  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lanes + lane_size);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
     if (unit >= batches * row_blocks * splits) break;
@@ -114,6 +114,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           }
         }
         for (int g = 0; g < n; g += GROUP) {
+          T *const lane = lanes + 0 * LANE_STATE;
           const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
           const V v1_0 = *at(X, g * ROW_SLOTS + 1 * GROUP + 0 * LANES);
           const V v0_1 = *at(X, g * ROW_SLOTS + 0 * GROUP + 1 * LANES);

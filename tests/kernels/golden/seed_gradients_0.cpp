@@ -95,7 +95,7 @@ HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
 enum { COMPONENTS = 4, SLOTS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
-enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
+enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
 enum { LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE };
 enum { WIDE = BLOCK + 8, SPAN = CHUNK + 1 };
@@ -110,15 +110,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   f64 *const o1 = (f64 *)out[1];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 0 * SPAN * GROUP;
-  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
+  const i64 lane_size = 1 * LANE_STATE, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
   T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
   T *const Y = X + x_size;
   T *const S = Y + y_size;
-  T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
-  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lane + lane_size);
+  T *const lanes = S + s_size;  // lane states: [component][slot][row of the group]
+  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lanes + lane_size);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
     if (unit >= batches * row_blocks * splits) break;
@@ -180,6 +180,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           *(V *)&Y[5 * PITCH + l] = v31;
         }
         for (int g = 0; g < n; g += GROUP) {
+          T *const lane = lanes + 0 * LANE_STATE;
           const V v0_0 = *at(X, g * ROW_SLOTS + 0 * GROUP + 0 * LANES);
           const V v1_0 = *at(X, g * ROW_SLOTS + 1 * GROUP + 0 * LANES);
           const V v2_0 = *at(X, g * ROW_SLOTS + 2 * GROUP + 0 * LANES);

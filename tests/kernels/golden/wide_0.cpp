@@ -67,7 +67,7 @@ HOT V exp2(V x) {
 
 enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 240, CHUNK = 96 };
 enum { COMPONENTS = 10, SLOTS = 1, ROW_SLOTS = 12, COL_SLOTS = 22 };
-enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP };
+enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
 enum { LINE = 64 / sizeof(T), PITCH = ((TILE + LINE - 1) / LINE | 1) * LINE };
 enum { WIDE = BLOCK + 8, SPAN = CHUNK + 1 };
@@ -81,15 +81,15 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   T *const o0 = (T *)out[0];
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 x_size = ROW_SLOTS * BLOCK, y_size = COL_SLOTS * PITCH, s_size = 2 * SPAN * GROUP;
-  const i64 lane_size = COMPONENTS * SLOTS * GROUP, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
+  const i64 lane_size = 1 * LANE_STATE, wide_bytes = COMPONENTS * SLOTS * WIDE * sizeof(f64);
   char *const allocated =
       (char *)__builtin_malloc((x_size + y_size + s_size + lane_size) * sizeof(T) + wide_bytes + BYTES);
   if (!allocated) return 1;
   T *const X = (T *)(allocated + (BYTES - (unsigned long)allocated % BYTES));
   T *const Y = X + x_size;
   T *const S = Y + y_size;
-  T *const lane = S + s_size;  // lane state: [component][slot][row of the group]
-  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lane + lane_size);
+  T *const lanes = S + s_size;  // lane states: [component][slot][row of the group]
+  f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lanes + lane_size);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
     if (unit >= batches * row_blocks * splits) break;
@@ -121,6 +121,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
           for (int k = 0; k < 10; k++) Y[(12 + k) * PITCH + l] = a2[(col0 + l) * 10 + 0 + k];
         }
         for (int g = 0; g < n; g += GROUP) {
+          T *const lane = lanes + 0 * LANE_STATE;
           for (int o = 0; o < COMPONENTS; o++) {
             for (int l = 0; l < GROUP; l += LANES) {
               for (int f = 0; f < 1; f++) *(V *)(lane + (o * SLOTS + f) * GROUP + l) = K(0);
