@@ -22,15 +22,13 @@ from .launch import SMALLEST_SHARED_WORK, thread_count
 from .lower import Level, Program
 from .machine import Limits
 from .roll import Body, Family
-from .schedule import Schedule, block_rows, split
+from .schedule import SIZE, Schedule, block_rows, split
 from .stages import Stage
 from .tally import Tally
 
 STEPS = {"shifted sum": "$m = $t > $m ? $t : $m; $e = exp($t - $m);", "selection": "if ($t > $worst) { }"}
 """What is done with each term, where that is not all of the reduction's `step`: a shifted sum finds the maximum
 before it adds, a selection compares each term and takes in few."""
-
-BYTES = {"float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True)
@@ -143,11 +141,11 @@ def _moved_bytes(program: Program, schedule: Schedule, rows: int, cols: int) -> 
     lengths = {"row": rows, "col": cols}
     of = {value.argument: value.level for value in program.values if value.position is not None}
     read = sum(
-        width * BYTES[dtype] * lengths.get(of[position], 1)
+        width * SIZE[dtype] * lengths.get(of[position], 1)
         for (position, width), dtype in zip(program.widths, schedule.stored, strict=True)
     )
     written = sum(
-        output.width * (8 if output.is_index or output.is_sum else BYTES[schedule.results])
+        output.width * (8 if output.is_index or output.is_sum else SIZE[schedule.results])
         for output in program.outputs
     )
     return read + written * (1 if program.over_rows else rows)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from farfield_kernels import __version__
 from farfield_kernels.errors import FarfieldError
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # which has no public name
 
 
 class CommandError(Exception):
@@ -59,6 +62,28 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("script", nargs="?", help="Python file (default: the sum reduction example)")
     demo.set_defaults(run=_demo)
 
+    _add_explain(commands)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure this machine",
+        description="Measure how fast a core computes what kernels are made of, and reads memory. It takes some "
+        "seconds, and is kept with the compiled kernels: 'farfield explain --sizes M N' predicts times by it.",
+    )
+    bench.add_argument("--machine", action="store_true", required=True, help="measure the limits of this machine")
+    bench.add_argument("--json", action="store_true", help="print them as JSON instead of a table")
+    bench.set_defaults(run=_bench)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what was found and what to do about what is missing",
+        description="Check this machine.",
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_explain(commands: Commands) -> None:
     explain = commands.add_parser(
         "explain",
         help="show how a formula is computed",
@@ -85,24 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     explain.add_argument("--no-source", action="store_true", help="leave the emitted source out")
     explain.set_defaults(run=_explain)
-
-    bench = commands.add_parser(
-        "bench",
-        help="measure this machine",
-        description="Measure how fast a core computes what kernels are made of, and reads memory. It takes some "
-        "seconds, and is kept with the compiled kernels: 'farfield explain --sizes M N' predicts times by it.",
-    )
-    bench.add_argument("--machine", action="store_true", required=True, help="measure the limits of this machine")
-    bench.add_argument("--json", action="store_true", help="print them as JSON instead of a table")
-    bench.set_defaults(run=_bench)
-
-    doctor = commands.add_parser(
-        "doctor",
-        help="say what was found and what to do about what is missing",
-        description="Check this machine.",
-    )
-    doctor.set_defaults(run=_doctor)
-    return parser
 
 
 def _axis(text: str) -> int | None:

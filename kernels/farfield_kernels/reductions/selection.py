@@ -181,34 +181,33 @@ def _at_best(pair: Pair) -> tuple[Expr, None]:
     return contract(pair.cotangents[0], hits, (0, 1), (0, 1), (1,), (pair.K, dim)), None
 
 
+def _beats(term: str, value: str, place: str, *, better: str, ignore: bool) -> str:
+    """A term takes an empty place, and one that is worse; of NaN, the first."""
+    if ignore:
+        return f"({term} {better} {value}) | (({place} < 0) & ({term} == {term}))"
+    worse, other = (value, term) if better == "<" else (term, value)
+    return f"({term} {better} {value}) | ({place} < 0) | (({worse} != {worse}) & ({other} == {other}))"
+
+
+def _insert(beats: str) -> str:
+    """Shift the entries that the term beats, and take the place of the first."""
+    return (
+        "for (int q = 0; q < $K; q++) { const V y = $v[q]; const I before = $k[q]; "
+        f"const auto w = {beats}; $v[q] = w ? x : y; $k[q] = w ? place : before; "
+        "x = w ? y : x; place = w ? before : place; }"
+    )
+
+
 def _declare_best(name: str, adjective: str, better: str, identity: str, worst: float) -> None:
     is_min = worst > 0
-
-    def beats(term: str, value: str, place: str, *, ignore: bool) -> str:
-        """A term takes an empty place, and one that is worse; of NaN, the first."""
-        if ignore:
-            return f"({term} {better} {value}) | (({place} < 0) & ({term} == {term}))"
-        nan = (
-            f"({value} != {value}) & ({term} == {term})"
-            if is_min
-            else f"({term} != {term}) & ({value} == {value})"
-        )
-        return f"({term} {better} {value}) | ({place} < 0) | ({nan})"
-
-    def insert(beats: str) -> str:
-        """Shift the entries that the term beats, and take the place of the first."""
-        return (
-            "for (int q = 0; q < $K; q++) { const V y = $v[q]; const I before = $k[q]; "
-            f"const auto w = {beats}; $v[q] = w ? x : y; $k[q] = w ? place : before; "
-            "x = w ? y : x; place = w ? before : place; }"
-        )
-
     state = (Field("v", identity, each="K"), Field("k", "KI(-1)", kind="column", each="K"))
     of_values = Result("$v[q]", each="K")
     of_places = Result("$k[q]", kind="column", each="K")
 
     def variants(ignore: bool) -> dict[str, Reduction]:
         select = _best_of(worst, ignore=ignore)
+        beats_last = _beats("t", "$v[$K - 1]", "$k[$K - 1]", better=better, ignore=ignore)
+        beats = _beats("t", "y", "before", better=better, ignore=ignore)
         text: dict[str, Any] = {
             "state": state,
             "scheme": "selection",
@@ -216,15 +215,15 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
             "step": (
                 "const V t = $t; V x = t; I place = KI($c); "
                 "if (any(($k[$K - 1] < 0) | (t != t) | ($v[$K - 1] != $v[$K - 1]))) "
-                f"{{ if (any({beats('t', '$v[$K - 1]', '$k[$K - 1]', ignore=ignore)})) "
-                f"{insert(beats('t', 'y', 'before', ignore=ignore))} }} "
-                f"else {insert('!(y <= t)' if is_min else 't > y')}"
+                f"{{ if (any({beats_last})) "
+                f"{_insert(beats)} }} "
+                f"else {_insert('!(y <= t)' if is_min else 't > y')}"
             ),
             "merge": (
                 "for (int u = 0; u < $K; u++) { const double t = $v2[u]; double x = t, place = $k2[u]; "
-                f"if (place < 0 || !({beats('t', '$v[$K - 1]', '$k[$K - 1]', ignore=ignore)})) break; "
+                f"if (place < 0 || !({beats_last})) break; "
                 "for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
-                f"if ({beats('t', 'y', 'before', ignore=ignore)}) "
+                f"if ({beats}) "
                 "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
             ),
             "fold": _fold_best(worst, ignore=ignore),
