@@ -28,6 +28,10 @@ RUN = """
         const i64 tiles = 256 * LANES / TILE > 1 ? 256 * LANES / TILE : 1;
         const i64 place = (col0 - range[0]) / TILE % tiles;
         const bool is_first = place == 0, is_last = place == tiles - 1 || col0 + TILE >= range[1];"""
+# Before registers are given out, the compiler interleaves the chains of neighbouring pairs: 3 to 6 % faster. The
+# order of a register tile is better as it is (by 5 to 10 %), and the pass takes long on long blocks.
+INTERLEAVED = '#pragma GCC optimize("schedule-insns", "sched-pressure")\n'
+SHORT_TEXT = 200  # values per pair
 WRITTEN_OUT = 4  # components whose copies are no loop, which takes twice the time
 
 
@@ -36,6 +40,7 @@ def emit(program: Program, schedule: Schedule) -> str:
     emitter = _Emitter(program, schedule)
     body = CPP.format(
         title=title(program),
+        compiler=INTERLEAVED if not emitter.rolls and len(program.at("pair")) <= SHORT_TEXT else "",
         prelude="@PRELUDE@",
         rows=schedule.rows,
         block=schedule.block,

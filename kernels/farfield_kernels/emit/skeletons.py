@@ -13,7 +13,7 @@ from __future__ import annotations
 
 CPP = """\
 // Farfield: {title}
-{prelude}
+{compiler}{prelude}
 enum {{ ROWS = {rows}, GROUP = ROWS * LANES, BLOCK = {block}, TILE = {tile}, CHUNK = {chunk} }};
 enum {{ COMPONENTS = {components}, SLOTS = {slots}, ROW_SLOTS = {row_slots}, COL_SLOTS = {col_slots} }};
 enum {{ OVER_ROWS = {over_rows}, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP }};

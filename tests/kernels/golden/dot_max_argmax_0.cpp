@@ -1,4 +1,5 @@
 // Farfield: Max_ArgMax over columns, rows are i
+#pragma GCC optimize("schedule-insns", "sched-pressure")
 typedef long long i64;
 typedef double f64;
 typedef float T;
@@ -17,16 +18,17 @@ typedef T V __attribute__((vector_size(BYTES)));
 typedef IT I __attribute__((vector_size(BYTES)));
 enum { LANES = BYTES / sizeof(T) };
 #define INF __builtin_inf()
-#define HOT static inline __attribute__((always_inline))
+#define INLINE __attribute__((always_inline))
+#define HOT static inline INLINE
 HOT V K(T a) { return a - (V){}; }
 HOT I KI(IT a) { return a - (I){}; }
 template <class E> struct Entries {
   E *p; i64 step;
-  __attribute__((always_inline)) E &operator[](i64 q) const { return p[q * step]; }
+  INLINE E &operator[](i64 q) const { return p[q * step]; }
 };
 struct Reads {
   const T *p; i64 step;
-  __attribute__((always_inline)) f64 operator[](i64 q) const { return p[q * step]; }
+  INLINE f64 operator[](i64 q) const { return p[q * step]; }
 };
 HOT void unzip_2(const T *from, T *to, i64 pitch) {
 #ifdef __clang__
