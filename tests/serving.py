@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -103,6 +104,8 @@ class Server:
         else:
             connection = socket.create_connection((parts.hostname, parts.port))
         connection.settimeout(WAIT_S)
+        if parts.scheme == "https":
+            return ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname)
         return connection
 
     def request(

@@ -3,6 +3,8 @@
 FarfieldError (of the compiler)
 └── ServiceError
     ├── BadRequest            the body or a header cannot be read
+    ├── HeadersTooLarge       the head of a request
+    ├── ClientLeft            the connection ended before the body did
     ├── ReceiveTimeout        the sender of a body fell silent
     ├── Unauthorized          no token, or one that is not known
     ├── NotFound              no such route
@@ -39,6 +41,18 @@ class BadRequest(ServiceError):
     """The body or a header cannot be read."""
 
     code = "bad_request"
+
+
+class HeadersTooLarge(ServiceError):
+    """The head of a request."""
+
+    code = "headers_too_large"
+
+
+class ClientLeft(ServiceError):
+    """The connection ended before the body did: nobody reads this answer, but it is counted."""
+
+    code = "client_left"
 
 
 class ReceiveTimeout(ServiceError):
@@ -136,11 +150,13 @@ ANSWERS: dict[str, Answer] = {
     "service_error": Answer(500),
     "bad_request": Answer(400),
     "unauthorized": Answer(401),
+    "client_left": Answer(400),
     "receive_timeout": Answer(408),
     "not_found": Answer(404),
     "method_not_allowed": Answer(405),
     "length_required": Answer(411),
     "unsupported_media_type": Answer(415),
+    "headers_too_large": Answer(431),
     "server_busy": Answer(503, retryable=True),
     "draining": Answer(503, retryable=True),
     "no_worker": Answer(503, retryable=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -12,11 +13,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from .app import create_app
+from .connections import Connections
+from .protocol import HttpConnection, missing
 from .settings import Settings
+
+log = logging.getLogger("farfield.serve")
 
 
 class StartError(Exception):
@@ -36,20 +42,36 @@ def serve(settings: Settings) -> int:
             "one), or listen on 127.0.0.1"
         )
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for path in (settings.tls_certificate, settings.tls_key):
+        if path and not os.access(path, os.R_OK):
+            raise StartError(f"{path} cannot be read: it should be a PEM file")
     with _bound(settings) as (listener, url):
         config = uvicorn.Config(
             create_app(settings),
-            http="httptools",
+            http=_protocol(settings),
+            ws="none",
+            proxy_headers=False,
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
             log_config=None,
             log_level=settings.log_level,
             access_log=False,
             server_header=False,
             lifespan="on",
-            timeout_keep_alive=75,
+            timeout_keep_alive=int(settings.keep_alive_s),
             timeout_graceful_shutdown=int(settings.drain_s) + 1,
         )
         print(f"Farfield is listening on {url}", flush=True)
         return _Server(config).start([listener])
+
+
+def _protocol(settings: Settings) -> Any:
+    """What uvicorn takes for its `http=`: our protocol, or its own where that lacks something that ours needs."""
+    if settings.fast_bodies and not (lacking := missing()):
+        return functools.partial(HttpConnection, connections=Connections(settings))
+    why = f"this uvicorn or httptools lacks {lacking}" if settings.fast_bodies else "fast_bodies is off"
+    log.warning("bodies are not received straight into shared memory, and heads have no time limit: %s", why)
+    return "httptools"
 
 
 @contextlib.contextmanager
@@ -80,7 +102,8 @@ def _bound(settings: Settings) -> Iterator[tuple[socket.socket, str]]:
             reason = error.strerror or str(error)
             raise StartError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{listener.getsockname()[1]}"
+        scheme = "https" if settings.tls_certificate else "http"
+        url = f"{scheme}://{host}:{listener.getsockname()[1]}"
     listener.listen(1024)
     try:
         yield listener, url

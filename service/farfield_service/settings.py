@@ -37,8 +37,20 @@ class Settings(BaseSettings):
         10**13, ge=1, description="largest M x N of one request; 1e13 are minutes on a large GPU"
     )
     max_queue: int = Field(256, ge=1, description="requests that wait for a worker before others are refused")
+    tls_certificate: str | None = Field(None, description="PEM file of the certificate to serve https with")
+    tls_key: str | None = Field(None, description="PEM file of the certificate's private key")
+    max_connections: int = Field(2048, ge=1, description="open connections, of all clients together")
+    max_connections_per_address: int = Field(512, ge=1, description="open connections from one address")
+    max_head_bytes: int = Field(16384, ge=1024, description="largest head of a request: its line and headers")
+    head_timeout_s: float = Field(5.0, gt=0, description="seconds that the head of a request may take")
     receive_timeout_s: float = Field(
-        20.0, gt=0, description="seconds without a byte of a body after which its sender is given up"
+        10.0,
+        gt=0,
+        description="seconds without a byte of a body, or of an answer read, after which a client is given up",
+    )
+    keep_alive_s: float = Field(75.0, gt=0, description="seconds that a connection may idle between requests")
+    fast_bodies: bool = Field(
+        True, description="receive bodies straight into shared memory; off takes uvicorn's own protocol"
     )
     job_timeout_s: float = Field(
         300.0, gt=0, description="seconds a request may run before its worker is replaced"

@@ -163,21 +163,20 @@ def _align(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def encode_results(kind: str, arrays: Sequence[Array]) -> bytes:
-    """The body of an answer in the format `kind`.
-
-    The bytes are a copy: what goes to the socket must not lie in a slot that the next request may get.
-    """
+def encode_results(kind: str, arrays: Sequence[Array]) -> list[bytes | memoryview]:
+    """The body of an answer in the format `kind`, in pieces; those of a frame are views of the arrays."""
     if kind == MSGPACK:
         results = [{"dtype": a.dtype.name, "shape": a.shape, "data": a.tobytes()} for a in arrays]
-        return msgspec.msgpack.encode({"results": results})
+        return [msgspec.msgpack.encode({"results": results})]
     header = msgspec.msgpack.encode({"results": [{"dtype": a.dtype.name, "shape": a.shape} for a in arrays]})
-    parts = [PREFIX.pack(MAGIC, len(header), 0, len(arrays)), header]
+    pieces: list[bytes | memoryview] = [PREFIX.pack(MAGIC, len(header), 0, len(arrays)) + header]
     end = PREFIX.size + len(header)
     for array in arrays:
-        parts += [bytes(_align(end) - end), array.tobytes()]
+        pieces.append(bytes(_align(end) - end))
+        if array.nbytes:
+            pieces.append(array.reshape(-1).view(np.uint8).data)
         end = _align(end) + array.nbytes
-    return b"".join(parts)
+    return pieces
 
 
 __all__ = [

@@ -99,7 +99,7 @@ def test_garbage_is_no_internal_error(victim: Server) -> None:
 HEADS: list[tuple[bytes, set[int | None]]] = [
     (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", {200}),
     (b"GET /healthz HTTP/1.0\r\n\r\n", {200}),
-    (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", {400, 404, 414, None}),
+    (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", {431}),
     (b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", {400, 404}),
     (b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n", {400, 404}),
     (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", {400, 404, 505}),
@@ -110,7 +110,7 @@ HEADS: list[tuple[bytes, set[int | None]]] = [
     (post_head(0), {400}),
     (post_head(2**40), {413}),
     (post_head(10, token="\u00e9") + b"x" * 10, {400}),
-    (b"POST /v1/reduce HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n", {400, 415, 431, None}),
+    (b"POST /v1/reduce HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n", {431}),
 ]
 
 

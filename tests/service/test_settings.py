@@ -20,13 +20,19 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "max_result_bytes": (("0", "-1", "x"), "1"),
     "max_pairs": (("0", "-1", "x"), "1"),
     "max_queue": (("0", "-1", "1.5"), "1"),
+    "max_connections": (("0", "many"), "1"),
+    "max_connections_per_address": (("0", "many"), "1"),
+    "max_head_bytes": (("1023", "x"), "1024"),
+    "head_timeout_s": (("0", "-1", "soon"), "0.001"),
+    "keep_alive_s": (("0", "-1", "soon"), "0.001"),
+    "fast_bodies": (("perhaps",), "False"),
     "receive_timeout_s": (("0", "-1", "soon"), "0.001"),
     "job_timeout_s": (("0", "-1", "soon"), "0.001"),
     "worker_start_timeout_s": (("0", "-1", "soon"), "0.001"),
     "drain_s": (("-0.1", "soon"), "0"),
     "log_level": (("loud", "INFO"), "debug"),
 }
-FREE_TEXT = {"host", "uds", "tokens"}
+FREE_TEXT = {"host", "uds", "tokens", "tls_certificate", "tls_key"}
 
 LOCAL = ["127.0.0.1", "127.9.9.9", "::1", "localhost"]
 REACHABLE = ["0.0.0.0", "::", "192.168.1.2", "example.org", ""]
@@ -121,5 +127,9 @@ def test_only_loopback_and_unix_sockets_are_local(host: str) -> None:
 def test_quantities_carry_their_unit() -> None:
     """The name of a number says what it counts."""
     numbers = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
-    plain = [name for name in numbers if not re.search(r"_(bytes|s|pairs|queue)$", name)]
+    plain = [
+        name
+        for name in numbers
+        if not re.search(r"_(bytes|s|pairs|queue|connections|connections_per_address)$", name)
+    ]
     assert plain == ["port"]

@@ -120,7 +120,7 @@ def test_the_server_reads_the_golden_msgpack_of_a_request(name: str, update: boo
 def test_the_server_writes_and_the_client_reads_the_golden_frame_of_an_answer(name: str, update: bool) -> None:
     """`encode_results` gives the file's bytes, and `decode_results` finds the arrays in them."""
     arrays = RESULTS[name]()
-    body = agree(f"{name}.results.frame", encode_results(FRAME, arrays), update=update)
+    body = agree(f"{name}.results.frame", b"".join(encode_results(FRAME, arrays)), update=update)
     check_arrays(decode_results(memoryview(body)), arrays)
 
 
@@ -128,7 +128,7 @@ def test_the_server_writes_and_the_client_reads_the_golden_frame_of_an_answer(na
 def test_the_server_writes_the_golden_msgpack_of_an_answer(name: str, update: bool) -> None:
     """`encode_results` gives the file's bytes, and a msgpack library and NumPy alone read them."""
     arrays = RESULTS[name]()
-    body = agree(f"{name}.results.msgpack", encode_results(MSGPACK, arrays), update=update)
+    body = agree(f"{name}.results.msgpack", b"".join(encode_results(MSGPACK, arrays)), update=update)
     results = msgpack.unpackb(body)["results"]
     check_arrays([np.frombuffer(r["data"], r["dtype"]).reshape(r["shape"]) for r in results], arrays)
 

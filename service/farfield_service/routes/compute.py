@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from farfield_kernels.arguments import Sizes
 from farfield_kernels.errors import FarfieldError, FormulaError, error_classes
@@ -17,7 +18,8 @@ from farfield_kernels.operation import Operation
 
 from ..admission import Room, check_body_headers, check_sizes, reserve
 from ..arena import Lease
-from ..errors import BadRequest, Draining, InternalError, ReceiveTimeout
+from ..errors import BadRequest, ClientLeft, Draining, InternalError, ReceiveTimeout
+from ..exchange import Exchange
 from ..queue import Job
 from ..requests import Words, read_words
 from ..settings import Settings
@@ -33,6 +35,7 @@ from ..wire import (
     frame_header_end,
 )
 
+COPIED_BYTES = 64 * 1024  # of an answer: less than waiting until it has left costs
 CACHED_HEAD_BYTES = 4096  # of a frame; longer ones are decoded each time
 
 router = APIRouter(prefix="/v1", tags=["compute"])
@@ -49,7 +52,7 @@ _BODY = {
 @router.post("/reduce", openapi_extra=_BODY, summary="Reduce a formula over one axis")
 async def reduce(request: Request) -> Response:
     """Compute the results of a reduction."""
-    return await _answer(request, is_vjp=False)
+    return _Computed(request, is_vjp=False)
 
 
 @router.post("/vjp", openapi_extra=_BODY, summary="Vector-Jacobian products of a reduction")
@@ -58,7 +61,7 @@ async def vjp(request: Request) -> Response:
 
     The arguments are those of the reduction, then the saved results its gradient needs, then the cotangents.
     """
-    return await _answer(request, is_vjp=True)
+    return _Computed(request, is_vjp=True)
 
 
 @dataclass(frozen=True)
@@ -70,70 +73,146 @@ class _Received:
     sizes: Sizes
 
 
-async def _answer(request: Request, *, is_vjp: bool) -> Response:
-    state: State = request.app.state.farfield
-    if state.is_draining:
-        raise Draining("this server is stopping")
-    state.pool.check()
-    kind, length = check_body_headers(state.settings, dict(request.headers))
-    started = time.perf_counter()
-    body = state.arena.lease(length)
-    leases = [body]
-    job: Job | None = None
-    try:
-        received = await _receive(request, state, kind, body, is_vjp=is_vjp)
-        room = reserve(state.arena, received.operation, received.sizes, length)
-        leases.append(room.lease)
-        waiting = Job(
-            _message(received, body, room, request.scope["farfield.request_id"]),
-            leases,
-            asyncio.get_running_loop().create_future(),
-        )
-        recv_ms = (time.perf_counter() - started) * 1e3
-        state.queue.put(waiting)
-        job = waiting
-        reply = await job.done
-        if "error" in reply:
-            raise _rebuilt(reply["error"])
-        timing = {"recv": recv_ms, "queue": (job.started_at - job.queued_at) * 1e3}
-        timing |= {name.removesuffix("_ms"): value for name, value in reply["timing"].items()}
-        state.metrics.observe_phases("vjp" if is_vjp else "reduce", timing)
-        answer = encode_results(kind, room.arrays())
-    finally:
-        # A worker may still use the slots if this coroutine was cancelled: then the pool releases them.
-        if job is None or (job.done.done() and not job.done.cancelled()):
-            for lease in leases:
-                lease.release()
+class _Computed(Response):
+    """The answer of a request, received and computed while it is sent: its memory is in use until the end."""
+
+    def __init__(self, request: Request, *, is_vjp: bool) -> None:
+        self.request, self.is_vjp = request, is_vjp
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Receive, compute, send."""
+        request = self.request
+        state: State = request.app.state.farfield
+        if state.is_draining:
+            raise Draining("this server is stopping")
+        state.pool.check()
+        kind, length = check_body_headers(state.settings, dict(request.headers))
+        exchange: Exchange | None = scope.get("farfield.exchange")
+        started = time.perf_counter()
+        body = state.arena.lease(length)
+        leases = [body]
+        job: Job | None = None
+        try:
+            received = await _receive(request, state, kind, body, is_vjp=self.is_vjp)
+            room = reserve(state.arena, received.operation, received.sizes, length)
+            leases.append(room.lease)
+            waiting = Job(
+                _message(received, body, room, scope["farfield.request_id"]),
+                leases,
+                asyncio.get_running_loop().create_future(),
+            )
+            recv_ms = (time.perf_counter() - started) * 1e3
+            state.queue.put(waiting)
+            job = waiting
+            reply = await job.done
+            if "error" in reply:
+                raise _rebuilt(reply["error"])
+            timing = {"recv": recv_ms, "queue": (job.started_at - job.queued_at) * 1e3}
+            timing |= {name.removesuffix("_ms"): value for name, value in reply["timing"].items()}
+            state.metrics.observe_phases("vjp" if self.is_vjp else "reduce", timing)
+            await _send(send, kind, room, timing, exchange)
+        finally:
+            # A worker may still use the slots if this coroutine was cancelled: then the pool releases them.
+            if job is None or (job.done.done() and not job.done.cancelled()):
+                for lease in leases:
+                    lease.release()
+
+
+async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exchange: Exchange | None) -> None:
+    """Send results; when this returns, their memory has been read.
+
+    Small answers, and all where no `Exchange` tells when they have left, are sent as one copy.
+    """
+    pieces = encode_results(kind, room.arrays())
+    length = sum(len(piece) for piece in pieces)
     header = ", ".join(f"{name};dur={value:.3f}" for name, value in timing.items())
-    return Response(answer, media_type=kind, headers={"Server-Timing": header})
+    headers = [
+        (b"content-type", kind.encode()),
+        (b"content-length", str(length).encode()),
+        (b"server-timing", header.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if exchange is None or length <= COPIED_BYTES:
+        await send({"type": "http.response.body", "body": b"".join(pieces)})
+        return
+    try:
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+    finally:
+        await exchange.flush()
 
 
 async def _receive(request: Request, state: State, kind: str, body: Lease, *, is_vjp: bool) -> _Received:
     """Fill the slot; a frame's header is checked as soon as it is there, before its data are."""
-    view, filled = body.view, 0
+    arriving = _Arriving(state.settings, kind, body, is_vjp)
+    exchange: Exchange | None = request.scope.get("farfield.exchange")
+    if exchange is None:
+        await _stream_into(arriving, request)
+    else:
+        while kind == FRAME and arriving.received is None and arriving.filled < body.size:
+            message = await exchange.receive()
+            if message["type"] == "http.disconnect":
+                break
+            arriving.take(message["body"])
+        await exchange.receive_into(arriving.rest)
+        arriving.filled = body.size
+    return arriving.checked()
+
+
+@dataclass
+class _Arriving:
+    """A body on its way into its slot."""
+
+    settings: Settings
+    kind: str
+    body: Lease
+    is_vjp: bool
+    filled: int = 0
     received: _Received | None = None
-    patience_s, now = state.settings.receive_timeout_s, asyncio.get_running_loop().time
+
+    @property
+    def rest(self) -> memoryview:
+        """What is missing."""
+        return self.body.view[self.filled :]
+
+    def take(self, chunk: bytes) -> None:
+        """Take in the next bytes."""
+        if self.filled + len(chunk) > self.body.size:
+            raise BadRequest(f"the body is longer than its Content-Length of {self.body.size}")
+        self.rest[: len(chunk)] = chunk
+        self.filled += len(chunk)
+        if self.received is None and self.kind == FRAME and self.filled >= PREFIX.size:
+            end = frame_header_end(self.body.view[: PREFIX.size])
+            if self.filled >= end:
+                self.received = _check_head(
+                    self.settings, bytes(self.body.view[:end]), self.body.size, self.is_vjp
+                )
+
+    def checked(self) -> _Received:
+        """The request, once it has arrived."""
+        if self.filled < self.body.size:
+            raise ClientLeft(f"the client left after {self.filled} of {self.body.size} bytes")
+        if self.received is None and self.kind == FRAME:
+            raise BadRequest(f"a frame of {self.filled} bytes ends before its header does")
+        return self.received or _check(self.settings, decode_msgpack(self.body.view), is_vjp=self.is_vjp)
+
+
+async def _stream_into(arriving: _Arriving, request: Request) -> None:
+    """Receive by a server's own protocol, which hands on copies and has no patience of its own."""
+    patience_s, now = arriving.settings.receive_timeout_s, asyncio.get_running_loop().time
     try:
         async with asyncio.timeout(patience_s) as patience:
             async for chunk in request.stream():
                 patience.reschedule(now() + patience_s)
-                if filled + len(chunk) > body.size:
-                    raise BadRequest(f"the body is longer than its Content-Length of {body.size}")
-                view[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
-                if received is None and kind == FRAME and filled >= PREFIX.size:
-                    end = frame_header_end(view[: PREFIX.size])
-                    if filled >= end:
-                        received = _check_head(state.settings, bytes(view[:end]), body.size, is_vjp)
+                arriving.take(chunk)
     except TimeoutError:
-        raise ReceiveTimeout(f"no byte came for {patience_s:g} s, after {filled} of {body.size}") from None
+        raise ReceiveTimeout(
+            f"no byte came for {patience_s:g} s, after {arriving.filled} of {arriving.body.size}"
+        ) from None
     except ClientDisconnect:
-        raise BadRequest(f"the client left after {filled} of {body.size} bytes") from None
-    if filled < body.size:
-        raise BadRequest(f"the body has {filled} bytes, its Content-Length is {body.size}")
-    if received is None and kind == FRAME:
-        raise BadRequest(f"a frame of {filled} bytes ends before its header does")
-    return received or _check(state.settings, decode_msgpack(view), is_vjp=is_vjp)
+        return
 
 
 def _check_head(settings: Settings, head: bytes, length: int, is_vjp: bool) -> _Received:

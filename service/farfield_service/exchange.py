@@ -1,0 +1,192 @@
+"""One HTTP request and its answer, as the application sees them; protocol.py reads and writes their bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Scope
+
+from .errors import ClientLeft, ServiceError
+
+if TYPE_CHECKING:
+    from .protocol import HttpConnection
+
+JOINED_BYTES = 64 * 1024  # of an answer, which goes out with its head in one piece
+
+log = logging.getLogger("farfield.exchange")
+
+STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus
+}
+
+
+class Exchange:
+    """One request and its answer, as the application sees them: `receive`, `send`, and more.
+
+    Args:
+        connection: that it came on.
+        scope: the request's head.
+        length: bytes of its body; none if they come in chunks.
+        keep_alive: whether the connection may stay.
+        is_awaited: whether the sender waits for `100 Continue`.
+    """
+
+    def __init__(
+        self, connection: HttpConnection, scope: Scope, length: int | None, keep_alive: bool, is_awaited: bool
+    ) -> None:
+        self.connection, self.scope, self.length = connection, scope, length
+        self.keep_alive, self.is_awaited = keep_alive, is_awaited
+        self.body = bytearray()
+        self.received = 0  # bytes of the body
+        self.is_received = False
+        self.is_started = self.is_complete = self.is_lost = False
+        self.on_lost: Callable[[], None] | None = None
+        self.failure: ServiceError | None = None
+        self.event = asyncio.Event()
+        self._head: list[bytes] = []
+        self._is_chunked = False
+        self._unsent: int = 0
+
+    # -- the request
+
+    async def receive(self) -> Message:
+        """The next piece of the body, or word that the client has left.
+
+        Raises:
+            ReceiveTimeout: no more of it came.
+        """
+        if not self.is_lost and not self.is_complete:
+            self._proceed()
+            await self.event.wait()
+            self.event.clear()
+        if self.failure:
+            raise self.failure
+        if self.is_lost or self.is_complete:
+            return {"type": "http.disconnect"}
+        body = bytes(self.body)
+        self.body.clear()
+        return {"type": "http.request", "body": body, "more_body": not self.is_received}
+
+    async def receive_into(self, view: memoryview) -> None:
+        """Fill memory with the rest of the body, whose length is known.
+
+        Args:
+            view: bytes, as many as are missing.
+
+        Raises:
+            ReceiveTimeout: no more of it came. ClientLeft: the connection ended.
+        """
+        ready = len(self.body)
+        view[:ready] = self.body
+        self.body.clear()
+        if ready < len(view) and not self.is_lost:
+            self._proceed()
+            await self.connection.fill(view[ready:])
+        self.is_received = self.is_received or not self.is_lost
+        if self.failure:
+            raise self.failure
+        if self.is_lost:
+            raise ClientLeft(f"the client left after {self.received} of {self.length} bytes")
+
+    def _proceed(self) -> None:
+        """More of the body may come."""
+        if self.is_awaited:
+            self.is_awaited = False
+            if not self.is_started:
+                self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.connection.resume_reading()
+
+    # -- the answer
+
+    async def send(self, message: Message) -> None:
+        """Write the head or a piece of the body of the answer; the last one completes it."""
+        await self.connection.writable()
+        if self.is_lost:
+            return
+        if not self.is_started:
+            if message["type"] != "http.response.start":
+                raise RuntimeError(f"an answer begins with http.response.start, not with {message['type']}")
+            self._start(message)
+            return
+        if message["type"] != "http.response.body" or self.is_complete:
+            raise RuntimeError(f"{message['type']} does not fit: is the answer complete already?")
+        self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+
+    def _start(self, message: Message) -> None:
+        self.is_started, self.is_awaited = True, False
+        status = message["status"]
+        self._head = [STATUS_LINES[status]]
+        length = None
+        for name, value in [*self.connection.default_headers, *message.get("headers", ())]:
+            if b"\r" in value or b"\n" in value or b"\0" in value:
+                raise RuntimeError(f"header {name!r} has a line break")
+            if name.lower() == b"content-length":
+                length = int(value)
+            elif name.lower() == b"connection" and value.lower() == b"close":
+                self.keep_alive = False
+                continue
+            self._head += [name, b": ", value, b"\r\n"]
+        if self.scope["method"] == "HEAD" or status in (204, 304):
+            length = 0
+        self._is_chunked = length is None
+        self._unsent = length or 0
+        if self._is_chunked:
+            self._head.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive or self.connection.will_close(self):
+            self.keep_alive = False
+            self._head.append(b"connection: close\r\n")
+        self._head.append(b"\r\n")
+
+    def _write(self, body: bytes | memoryview, *, is_last: bool) -> None:
+        size = len(body)
+        if self.scope["method"] == "HEAD":
+            body, size = b"", 0
+        pieces: list[bytes | memoryview] = [*self._head]
+        self._head = []
+        if self._is_chunked:
+            pieces += [b"%x\r\n" % size, body, b"\r\n"] if size else []
+            pieces += [b"0\r\n\r\n"] if is_last else []
+        else:
+            if size > self._unsent or (is_last and size < self._unsent):
+                raise RuntimeError(f"{size} bytes where {self._unsent} of Content-Length are left")
+            self._unsent -= size
+            pieces += [body] if size else []
+        write = self.connection.transport.write
+        if size <= JOINED_BYTES:
+            if pieces:
+                write(b"".join(pieces))
+        else:
+            for piece in pieces:
+                write(piece)
+        if is_last:
+            self.is_complete = True
+            self.event.set()
+            self.connection.answered(self)
+
+    async def flush(self) -> None:
+        """Until what was sent has left the write buffer, or the connection is lost: its memory is free then."""
+        await self.connection.flushed()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Have the application answer."""
+        try:
+            await app(self.scope, self.receive, self.send)
+            if not self.is_complete and not self.is_lost:
+                raise RuntimeError("the application returned without an answer")
+        except Exception:
+            log.exception("the application failed")
+            self.connection.transport.abort()
+        finally:
+            self.on_lost = None
+
+    def lose(self) -> None:
+        """The connection ended."""
+        if not self.is_complete and not self.is_lost:
+            self.is_lost = True
+            if self.on_lost:
+                self.on_lost()
+        self.event.set()

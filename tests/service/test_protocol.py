@@ -1,0 +1,264 @@
+"""Connections: bodies large and small, time limits, caps, order, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from farfield.wire import decode_results
+from farfield_kernels.operation import Spec
+from farfield_service import protocol
+from serving import GAUSSIAN, Server, frame, gaussian_arrays, post_head, serving, wait_for
+
+COPY = Spec("x*y", ("x = Vi(2)", "y = Vj(1)"))  # with one row of y = 1 the result is x, to the bit
+SHORT_S = 0.4  # every time limit of the impatient server
+LARGE_ROWS = 200_000  # of two float64: 3.2 MB
+
+
+def numbered(rows: int, number: float = 0.0) -> list[np.ndarray]:
+    """Arguments of COPY, unlike any other's."""
+    return [np.stack([np.full(rows, number), np.arange(rows)], 1), np.ones((1, 1))]
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose time limits are short."""
+    flags = [f"--{name}-s={SHORT_S}" for name in ("head-timeout", "receive-timeout", "keep-alive")]
+    with serving(tmp_path_factory.mktemp("impatient"), *flags, "--max-head-bytes", "2048") as running:
+        yield running
+
+
+def answers(client: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """Status and body of the next answers."""
+    found = []
+    with client.makefile("rb") as file:
+        for _ in range(count):
+            status = int(file.readline().split()[1])
+            headers = http.client.parse_headers(file)
+            found.append((status, file.read(int(headers["content-length"]))))
+    return found
+
+
+def answer(client: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the one answer that is there to come."""
+    return answers(client, 1)[0]
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the other end has closed, without another byte."""
+    client.settimeout(20 * SHORT_S)
+    with contextlib.suppress(ConnectionResetError):
+        return client.recv(1) == b""
+    return True
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000, 4096, LARGE_ROWS])
+def test_bodies_of_all_sizes_arrive_whole(server: Server, rows: int) -> None:
+    """Below and above what goes through the parser, twice on one connection."""
+    with contextlib.closing(server.session()) as session:
+        for number in (1.0, 2.0):
+            x, one = numbered(rows, number)
+            np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
+
+
+def test_a_large_body_in_odd_pieces_arrives_whole(server: Server) -> None:
+    """Sent 1, 2, 4, ... bytes at a time, with the next request right behind it."""
+    arrays, next_ones = numbered(20_000), numbered(3, 5.0)
+    body = frame(COPY, arrays)
+    following = frame(COPY, next_ones)
+    sent = post_head(len(body)) + body + post_head(len(following)) + following
+    with server.socket() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        size = 1
+        while sent:
+            client.sendall(sent[:size])
+            sent, size = sent[size:], 2 * size
+        for expected, (status, content) in zip((arrays, next_ones), answers(client, 2), strict=True):
+            assert status == 200
+            np.testing.assert_array_equal(decode_results(memoryview(content))[0], expected[0])
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Twenty at once, more than may wait for the parser."""
+    calls = [numbered(3, float(number)) for number in range(20)]
+    bodies = [frame(COPY, arrays) for arrays in calls]
+    with server.socket() as client:
+        client.sendall(b"".join(post_head(len(body)) + body for body in bodies))
+        for arrays, (status, content) in zip(calls, answers(client, len(calls)), strict=True):
+            assert status == 200
+            np.testing.assert_array_equal(decode_results(memoryview(content))[0], arrays[0])
+
+
+def test_a_sender_that_expects_it_is_told_to_continue(server: Server) -> None:
+    """`100 Continue` comes when the head was accepted, and not when it was refused."""
+    body = frame(GAUSSIAN, gaussian_arrays())
+    expecting = post_head(len(body)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    with server.socket() as client:
+        client.sendall(expecting)
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert answer(client)[0] == 200
+    with server.socket() as client:
+        client.sendall(expecting.replace(b"x-farfield", b"octet-stream"))
+        assert answer(client)[0] == 415
+
+
+@pytest.mark.parametrize("sent", [b"POST /v1/reduce HT", b"POST /v1/reduce HTTP/1.1\r\nHost: x\r\n"])
+def test_a_head_that_does_not_come_is_not_waited_for(impatient: Server, sent: bytes) -> None:
+    """408, and the end of the connection."""
+    with impatient.socket() as client:
+        client.sendall(sent)
+        status, _ = answer(client)
+        assert status == 408
+        assert is_closed(client)
+
+
+def test_a_head_may_not_come_byte_by_byte(impatient: Server) -> None:
+    """The time limit is that of the whole head."""
+    started = time.monotonic()
+    with impatient.socket() as client, contextlib.suppress(ConnectionError):
+        for byte in post_head(10):
+            client.sendall(bytes([byte]))
+            time.sleep(0.02)
+            if time.monotonic() - started > 3 * SHORT_S:
+                break
+        assert answer(client)[0] == 408
+
+
+def test_an_idle_connection_is_closed(impatient: Server) -> None:
+    """Without a word, before its first request and after its last answer."""
+    with impatient.socket() as client:
+        assert is_closed(client)
+    with impatient.socket() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(client)[0] == 200
+        assert is_closed(client)
+
+
+@pytest.mark.parametrize("rows", [50, LARGE_ROWS])
+def test_a_body_that_stops_is_answered_408(impatient: Server, rows: int) -> None:
+    """Whether it would have gone through the parser or straight into its slot; the slot is free again."""
+    body = frame(COPY, numbered(rows))
+    with impatient.socket() as client:
+        client.sendall(post_head(len(body)) + body[: len(body) // 2])
+        status, content = answer(client)
+        assert status == 408
+        assert b"no byte came" in content
+        assert is_closed(client)
+    wait_for(impatient.is_idle_and_empty, "an empty arena")
+
+
+def test_an_answer_that_nobody_reads_is_given_up(impatient: Server) -> None:
+    """Its slot is free again after the time limit, and the connection is gone."""
+    body = frame(COPY, numbered(LARGE_ROWS * 4))
+    with impatient.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.sendall(post_head(len(body)) + body)
+        wait_for(lambda: not impatient.is_idle_and_empty(), "a slot in use")
+        wait_for(impatient.is_idle_and_empty, "an empty arena")
+
+
+def test_a_head_that_is_too_long_is_answered_431(impatient: Server) -> None:
+    """One byte less would have been taken."""
+    for size, expected in ((1500, 200), (2048, 431)):
+        with impatient.socket() as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"b" * size + b"\r\n\r\n")
+            status, content = answer(client)
+            assert status == expected
+            assert (b"headers_too_large" in content) == (expected == 431)
+
+
+def test_upgrades_are_refused(server: Server) -> None:
+    """Websockets, and HTTP/2 by upgrade."""
+    for kind in (b"websocket", b"h2c"):
+        with server.socket() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + kind + b"\r\n\r\n")
+            assert answer(client)[0] == 400
+
+
+def test_connections_are_counted(tmp_path: Path) -> None:
+    """The third is answered 503 where two may be open; when one of them ends, the next is served."""
+    with serving(tmp_path, "--max-connections-per-address", "2") as server:
+        wait_for(lambda: server.request("GET", "/healthz").status == 200, "a free place")
+        first, second = server.socket(), server.socket()
+        with first, second:
+            for client in (first, second):
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert answer(client)[0] == 200
+            with server.socket() as third:
+                status, content = answer(third)
+                assert status == 503
+                assert b"2 connections from 127.0.0.1" in content
+            first.close()
+            wait_for(lambda: server.request("GET", "/healthz").status == 200, "a free place")
+
+
+def test_the_body_of_a_refused_request_does_not_keep_its_answer_away(server: Server) -> None:
+    """The answer to a head that is refused is read though its sender goes on to send ten megabytes."""
+    size = 10_000_000
+    with server.socket() as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(post_head(size, kind="text/plain") + bytes(size))
+        assert answer(client)[0] == 415
+
+
+def test_a_short_refused_body_does_not_cost_the_connection(server: Server) -> None:
+    """It is read to its end, and the next request is served."""
+    body = frame(GAUSSIAN, gaussian_arrays())
+    with server.socket() as client:
+        client.sendall(post_head(1000, kind="text/plain") + bytes(1000) + post_head(len(body)) + body)
+        assert [status for status, _ in answers(client, 2)] == [415, 200]
+
+
+def test_the_server_works_with_uvicorns_own_protocol(tmp_path: Path) -> None:
+    """Switched off, bodies are copied as they come, and the log says so."""
+    x, one = numbered(LARGE_ROWS)
+    with serving(tmp_path, "--fast-bodies", "false") as server:
+        with contextlib.closing(server.session()) as session:
+            np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
+        assert "fast_bodies is off" in server.log.read_text()
+        wait_for(server.is_idle_and_empty, "an empty arena")
+
+
+def test_a_uvicorn_that_lacks_something_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is named; nothing is, as installed."""
+    assert protocol.missing() is None
+    monkeypatch.delattr(protocol.Config, "get_loop_factory")
+    assert protocol.missing() == "Config.get_loop_factory"
+
+
+def test_tls_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a self-signed certificate: small and large bodies and answers, and a slow reader of a large one."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    )
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    flags = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    with serving(tmp_path, *flags) as server:
+        assert server.url.startswith("https://")
+        with contextlib.closing(server.session()) as session:
+            for rows in (3, LARGE_ROWS):
+                x, one = numbered(rows)
+                np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
+            slow_x, one = numbered(LARGE_ROWS, 7.0)
+            body = frame(COPY, [slow_x, one])
+            with server.socket() as slow:
+                slow.sendall(post_head(len(body)) + body)
+                for number in range(5):
+                    x, one = numbered(LARGE_ROWS, float(number))
+                    np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
+                status, content = answer(slow)
+                assert status == 200
+                np.testing.assert_array_equal(decode_results(memoryview(content))[0], slow_x)
+        wait_for(server.is_idle_and_empty, "an empty arena")
