@@ -17,15 +17,24 @@ from farfield_kernels.operation import Spec
 from serving import GAUSSIAN, Server, frame, gaussian, gaussian_arrays, post_head, serving, wait_for
 
 COPY = Spec("x*y", ("x = Vi(2)", "y = Vj(1)"))  # with one row of y = 1 the result is x, to the bit
-ROWS = 100_000  # of two float64: more than the sockets on the way take without a reader
-ROUNDS = 100
+ROWS = 40_000  # of two float64: more than a Unix socket takes without a reader
+ROUNDS = 1000
 READERS = 3
+DEATH_EVERY = 200
 
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of this module's own."""
     with serving(tmp_path_factory.mktemp("victim")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def unix_victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One on a Unix socket, whose buffers are small."""
+    folder = tmp_path_factory.mktemp("unix")
+    with serving(folder, "--uds", str(folder / "socket")) as running:
         yield running
 
 
@@ -84,26 +93,34 @@ def test_a_slow_sender_does_not_block_others(victim: Server) -> None:
     wait_for(victim.is_idle_and_empty, "an empty arena")
 
 
-def test_slow_readers_never_see_bytes_of_others(victim: Server) -> None:
-    """A hundred rounds of requests of one size, whose answers are read after those of later requests."""
+def test_slow_readers_never_see_bytes_of_others(unix_victim: Server) -> None:
+    """A thousand rounds of answers of one size that are read after those of later requests, or never; on the way
+    the worker dies now and then."""
     one = np.ones((1, 1))
     slow: list[tuple[socket.socket, np.ndarray]] = []
-    with contextlib.closing(victim.session()) as session:
+    restarts = unix_victim.info()["worker_restarts"]
+    with contextlib.closing(unix_victim.session()) as session:
         for number in range(ROUNDS):
             x = np.full((ROWS, 2), float(number))
             x[:, 1] = np.arange(ROWS)
-            client = victim.socket()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client = unix_victim.socket()
             body = frame(COPY, [x, one])
             client.sendall(post_head(len(body)) + body)
             slow.append((client, x))
+            if number % DEATH_EVERY == DEATH_EVERY - 1:
+                unix_victim.kill_worker()
             quick = np.full((ROWS, 2), -1.0 - number)
             np.testing.assert_array_equal(session.call(COPY, [quick, one])[0], quick)
             if len(slow) == READERS:
                 client, expected = slow.pop(0)
+                if number % 3 == 0:
+                    client.recv(1000)
+                    vanish(client, rudely=bool(number % 2))
+                    continue
                 with client:
                     np.testing.assert_array_equal(result_of(client), expected)
     for client, expected in slow:
         with client:
             np.testing.assert_array_equal(result_of(client), expected)
-    wait_for(victim.is_idle_and_empty, "an empty arena")
+    wait_for(unix_victim.is_idle_and_empty, "an empty arena")
+    assert unix_victim.info()["worker_restarts"] == restarts + ROUNDS // DEATH_EVERY
