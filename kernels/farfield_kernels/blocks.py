@@ -7,6 +7,7 @@ rows: NumPy releases the interpreter lock while it computes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from .expr import INDEX_SHIFT, Array
 from .functions_numpy import sums_of_products
-from .launch import SMALLEST_SHARED_WORK, Extent, thread_count
+from .launch import SMALLEST_SHARED_WORK, Extent, Launch, thread_count
 from .lower import Level, Output, Program
 from .reductions import SUM, State, Tile
 from .schedule import Schedule
@@ -78,42 +79,9 @@ class NumpyKernel:
         """Pairs of a tile."""
         return max(self.columns, min(NUMBERS, CACHE_BYTES // self.pair_bytes))
 
-    def __call__(self, inputs: Sequence[Array | None], outputs: Sequence[Array], extent: Extent) -> None:
-        """Run it; see `CpuKernel.__call__`."""
-        over_rows, batches = self.program.over_rows, extent.batches
-        if batches == 0 or (extent.rows == 0 and not over_rows):
-            return
-        described = zip(outputs, self.program.outputs, strict=True)
-        rows = 1 if over_rows else extent.rows
-        written = [array.reshape(batches, rows, output.width) for array, output in described]
-        steps = extent.terms * batches * (1 + len(self.tape.pairs))
-        threads = thread_count() if steps > SMALLEST_SHARED_WORK else 1
-        blocks = list(self.blocks(extent, threads))
-        parts = [blocks] if over_rows else [[block] for block in blocks]
-        units = batches * len(parts)
-        threads = min(threads, units)
-        ticket, is_over = itertools.count(), threading.Event()
-
-        def work() -> None:
-            try:
-                with np.errstate(all="ignore"):  # every thread has its own
-                    walk = _Walk(self, inputs, extent)
-                    while not is_over.is_set() and (unit := next(ticket)) < units:
-                        batch, part = divmod(unit, len(parts))
-                        walk.reduce(batch, parts[part], [array[batch] for array in written])
-            except BaseException:
-                is_over.set()
-                raise
-
-        if threads == 1:
-            work()
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for done in [pool.submit(work) for _ in range(threads)]:
-                    done.result()
-            finally:
-                is_over.set()  # on Ctrl-C too
+    def launch(self, extent: Extent) -> Launch:
+        """Ready to be run."""
+        return NumpyLaunch(self, extent)
 
     def blocks(self, extent: Extent, threads: int) -> Iterator[Block]:
         """The rows, in order. Where they are reduced too, a block is one row, or one tile holds all its pairs."""
@@ -131,6 +99,53 @@ class NumpyKernel:
             most = max(1, self.numbers // max(1, len(met))) if over_rows else max(1, end - first)
             for top in range(first, end, most):
                 yield Block(top, min(top + most, end), columns, len(met))
+
+
+class NumpyLaunch(Launch):
+    """Units are blocks of rows, or where both axes are reduced elements of the batch."""
+
+    def __init__(self, kernel: NumpyKernel, extent: Extent) -> None:
+        steps = extent.terms * extent.batches * (1 + len(kernel.tape.pairs))
+        threads = thread_count() if steps > SMALLEST_SHARED_WORK else 1
+        blocks = list(kernel.blocks(extent, threads))
+        self.parts = [blocks] if kernel.program.over_rows else [[block] for block in blocks]
+        super().__init__(kernel, extent, extent.batches * len(self.parts), threads)
+
+    @functools.cached_property
+    def ends(self) -> Array | None:
+        """See `Launch`."""
+        work = [sum((block.end - block.first) * (1.0 + block.count) for block in part) for part in self.parts]
+        return None if self.extent.blocks is None else np.cumsum(work)
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
+        """See `Launch`."""
+        kernel, extent, parts = self.kernel, self.extent, self.parts
+        described = zip(outputs, kernel.program.outputs, strict=True)
+        rows = 1 if kernel.program.over_rows else extent.rows
+        written = [array.reshape(extent.batches, rows, output.width) for array, output in described]
+        ticket, is_over = itertools.count(first), threading.Event()
+
+        def work() -> None:
+            try:
+                with np.errstate(all="ignore"):  # every thread has its own
+                    walk = _Walk(kernel, inputs, extent)
+                    while not is_over.is_set() and (unit := next(ticket)) < end:
+                        batch, part = divmod(unit, len(parts))
+                        walk.reduce(batch, parts[part], [array[batch] for array in written])
+            except BaseException:
+                is_over.set()
+                raise
+
+        threads = min(self.workers, end - first)
+        if threads <= 1:
+            work()
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for done in [pool.submit(work) for _ in range(threads)]:
+                    done.result()
+            finally:
+                is_over.set()  # on Ctrl-C too
 
 
 class _Walk:

@@ -1,30 +1,36 @@
 """Source -> binary: compiled once per key, kept in memory and on disk, shared between processes.
 
 A key is the sha256 of source, flags, compiler and processor, so that a cache on a shared disk never hands a
-machine code that it cannot run. One thread of one process compiles a key while all others wait for it; the file
-appears under its name only when it is complete.
+machine code that it cannot run. One thread of one process compiles a key while all others wait for it, within
+limits of time and memory; a source that was refused is not compiled again for a while. Where nothing can be kept
+(see `cache`), kernels are compiled and loaded all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
+import errno
 import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import BuildError, CompilerMissingWarning, DeviceError
+from .cache import alone, keep, place, read, warn_of
+from .cache import cache_dir as cache_dir
+from .errors import BuildError, BuildTimeout, CompilerMissingWarning, DeviceError
 
 # No -ffast-math: it assumes NaN and infinities away and deletes range reduction.
 CPP_FLAGS = (
@@ -41,7 +47,20 @@ CPP_FLAGS = (
     "-w",
 )
 CUDA_OPTIONS = ("--std=c++17",)
-COMPILE_TIMEOUT_S = 120
+COMPILE_TIMEOUT_S = 60.0  # unless `FARFIELD_COMPILE_TIMEOUT_S` says otherwise
+COMPILE_KIB = 4 * 2**20  # of address space, for each program of the compiler
+REFUSED_S = 60.0  # for which a source that the compiler refused is not compiled again
+MAX_REFUSED = 1000  # that are remembered
+
+# What a compiler prints where the disk is at fault: another folder may do, and the next call may try again.
+_DISK = re.compile(
+    "No space left|Disk quota exceeded|Read-only file system|File too large|File size limit exceeded"
+    "|Cannot create temporary|Input/output error",
+    re.IGNORECASE,
+)
+_NOT_RUN = (126, 127)  # statuses of a shell that could not start the compiler
+# Limits that hold for the compiler alone, and still do when this process is gone.
+_LIMITED = 'ulimit -v "$1"; ulimit -t "$2"; shift 2; exec "$@"'
 COMPILERS = ("g++", "clang++", "c++")
 INSTALL = (
     "install one, on Debian or Ubuntu with 'apt install g++', on Fedora with 'dnf install gcc-c++', on macOS with "
@@ -72,6 +91,7 @@ class _Flights:
 _flights = _Flights()
 _libraries: dict[str, ctypes.CDLL] = {}
 _modules: dict[str, Any] = {}
+_refused: dict[str, tuple[float, BuildError]] = {}
 
 
 def _after_fork() -> None:
@@ -81,26 +101,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def cache_dir() -> Path:
-    """Where binaries are kept: `FARFIELD_CACHE_DIR`, else `~/.cache/farfield`; created with mode 0700."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("FARFIELD_CACHE_DIR") or Path(caches) / "farfield")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if status.st_uid != os.getuid():
-            raise BuildError(f"the kernel cache {folder} belongs to another user; set FARFIELD_CACHE_DIR")
-        if status.st_mode & 0o022:
-            raise BuildError(f"others may write to the kernel cache {folder}: run 'chmod go-w {folder}'")
-    except OSError as error:
-        raise _unusable_cache(error) from None
-    return folder
-
-
-def _unusable_cache(error: OSError) -> BuildError:
-    return BuildError(f"the kernel cache cannot be used ({error}); set FARFIELD_CACHE_DIR to a folder of yours")
 
 
 def find_compiler() -> str | None:
@@ -176,11 +176,28 @@ def cpp_key(source: str, compiler: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def compile_timeout_s() -> float:
+    """How long a compiler may take: `FARFIELD_COMPILE_TIMEOUT_S`, else 60 s.
+
+    Raises:
+        BuildError: the setting is not a positive number.
+    """
+    asked = os.environ.get("FARFIELD_COMPILE_TIMEOUT_S")
+    try:
+        timeout_s = float(asked or COMPILE_TIMEOUT_S)
+    except ValueError:
+        timeout_s = 0.0
+    if not 0 < timeout_s < 1e6:
+        raise BuildError(f"FARFIELD_COMPILE_TIMEOUT_S is '{asked}', a positive number of seconds is needed")
+    return timeout_s
+
+
 def build_cpp(source: str) -> ctypes.CDLL:
     """Compile and load C++ source.
 
     Raises:
         BuildError: no compiler, or it failed; the message says what to install or what it printed.
+        BuildTimeout: it took too long.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -188,24 +205,51 @@ def build_cpp(source: str) -> ctypes.CDLL:
     key = cpp_key(source, compiler)
     library = _libraries.get(key)
     if library is None:
+        _check_refused(key)
         with _flights.alone(key):
             library = _libraries.get(key)
             if library is None:
-                try:
-                    library = _libraries[key] = _loaded(source, key, compiler)
-                except OSError as error:
-                    raise _unusable_cache(error) from None
+                _check_refused(key)
+                library = _libraries[key] = _loaded(source, key, compiler)
     return library
 
 
+def _check_refused(key: str) -> None:
+    """Raise again what this source was refused with a moment ago."""
+    until, error = _refused.get(key, (0.0, None))
+    if error is not None and time.monotonic() < until:
+        raise type(error)(error.message, limit=error.limit)
+
+
+def _refuse(key: str, error: BuildError) -> BuildError:
+    """Remember that a source cannot be compiled."""
+    now = time.monotonic()
+    for old, (until, _) in list(_refused.items()):
+        if until < now or len(_refused) >= MAX_REFUSED:
+            _refused.pop(old, None)
+    _refused[key] = (now + REFUSED_S, error)
+    return error
+
+
 def _loaded(source: str, key: str, compiler: str) -> ctypes.CDLL:
-    """The binary, compiled anew if the one on disk is damaged."""
-    binary = _compiled(source, key, compiler)
+    """The library on disk, or a new one if there is none or it is damaged."""
+    path = place(f"{key}.so")
+    library = _kept(path)
+    if library is None:
+        with alone(path, compile_timeout_s()):
+            library = _kept(path)
+            if library is None:
+                library = _made(source, key, compiler, path)
+    return library
+
+
+def _kept(path: Path | None) -> ctypes.CDLL | None:
+    if path is None or read(path) is None:
+        return None
     try:
-        return ctypes.CDLL(str(binary))
-    except OSError:
-        binary.unlink(missing_ok=True)
-        return ctypes.CDLL(str(_compiled(source, key, compiler)))
+        return ctypes.CDLL(str(path))
+    except OSError:  # removed this moment by another process, or a folder that nothing may be run from
+        return None
 
 
 def loaded_count() -> int:
@@ -213,46 +257,84 @@ def loaded_count() -> int:
     return len(_libraries) + len(_modules)
 
 
-def _compiled(source: str, key: str, compiler: str) -> Path:
-    folder = cache_dir()
-    binary = folder / f"{key}.so"
-    if binary.exists():
-        return binary
-    waiting = folder / f"{key}.lock"
-    try:
-        with open(waiting, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not binary.exists():
-                _compile(source, binary, compiler)
-    finally:
-        waiting.unlink(missing_ok=True)
-    return binary
-
-
-def _compile(source: str, binary: Path, compiler: str) -> None:
-    handle, unfinished = tempfile.mkstemp(dir=binary.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        command = [compiler, *CPP_FLAGS, "-x", "c++", "-", "-o", unfinished]
+def _made(source: str, key: str, compiler: str, path: Path | None) -> ctypes.CDLL:
+    """The library, compiled in the first folder that has room for it, and kept if the cache has."""
+    causes: dict[str, None] = {}
+    for folder in _folders(path):
         try:
-            done = subprocess.run(
-                command, input=source.encode(), capture_output=True, timeout=COMPILE_TIMEOUT_S, check=False
+            with tempfile.TemporaryDirectory(prefix="farfield-", suffix=".tmp", dir=folder) as own:
+                binary = Path(own) / "kernel.so"
+                _compile(source, key, compiler, binary)
+                return _placed(binary, path)
+        except OSError as error:
+            causes[str(error)] = None
+    raise BuildError(
+        f"there is no folder to compile in ({'; '.join(causes)}): make room, or set TMPDIR to a folder of yours"
+    )
+
+
+def _folders(path: Path | None) -> Iterator[str]:
+    """Where a compiler may write: folders for temporary files, the cache, memory."""
+    with contextlib.suppress(OSError):
+        yield tempfile.gettempdir()
+    if path is not None:
+        yield str(path.parent)
+    yield "/dev/shm"  # noqa: S108 a folder of our own is made in it
+
+
+def _placed(binary: Path, path: Path | None) -> ctypes.CDLL:
+    """The library, loaded from the cache or, if it cannot be kept, from where it is; it may be removed then."""
+    if path is not None:
+        try:
+            keep(path, binary.read_bytes())
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            warn_of(error)
+    return ctypes.CDLL(str(binary))
+
+
+def _compile(source: str, key: str, compiler: str, binary: Path) -> None:
+    """Run the compiler.
+
+    Raises:
+        OSError: nothing can be written there. BuildError, BuildTimeout: the source was refused.
+    """
+    timeout_s = compile_timeout_s()
+    limits = (str(COMPILE_KIB), str(int(timeout_s) + 1))
+    command = ["/bin/sh", "-c", _LIMITED, "sh", *limits, compiler, *CPP_FLAGS, "-x", "c++", "-", "-o", str(binary)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(binary.parent), "LC_ALL": "C"},
+        process_group=0,
+    ) as running:
+        try:
+            _, printed = running.communicate(source.encode(), timeout_s)
+        except BaseException as error:  # an interrupt does not reach a group of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            sentence = (
+                f"compiling took more than {timeout_s:g} s: smaller dims or a shorter formula take less, "
+                "FARFIELD_COMPILE_TIMEOUT_S allows more"
             )
-        except subprocess.TimeoutExpired:
-            raise BuildError(f"compiling took more than {COMPILE_TIMEOUT_S} s") from None
-        if done.returncode:
-            printed = done.stderr.decode(errors="replace").strip()[-2000:]
-            raise BuildError(f"{compiler} ended with {done.returncode}: {printed}")
-        os.replace(unfinished, binary)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
+            raise _refuse(key, BuildTimeout(sentence, limit=int(timeout_s))) from None
+    if running.returncode:
+        words = printed.decode(errors="replace").strip()[-2000:]
+        if _DISK.search(words):
+            raise OSError(errno.ENOSPC, " ".join(words.split()))
+        failure = BuildError(f"{compiler} ended with {running.returncode}: {words}")
+        raise failure if running.returncode in _NOT_RUN else _refuse(key, failure)
 
 
 def build_cuda(source: str) -> Any:
     """Compile CUDA source for the current device with NVRTC and load it as a CuPy module.
 
-    CuPy keeps the binary on disk, keyed by source, options, compiler and architecture.
+    CuPy keeps the binary in a folder of its own, keyed by source, options, compiler and architecture, with a
+    checksum: one that is damaged is compiled anew.
 
     Raises:
         DeviceError: CuPy or a device is missing. BuildError: NVRTC refused the source.
@@ -262,11 +344,13 @@ def build_cuda(source: str) -> Any:
     with _flights.alone(key):
         module = _modules.get(key)
         if module is None:
+            _check_refused(key)
             module = cupy.RawModule(code=source, options=CUDA_OPTIONS, backend="nvrtc")
             try:
                 module.compile()
             except cupy.cuda.compiler.CompileException as error:
-                raise BuildError(f"NVRTC refused the emitted source: {str(error)[-2000:]}") from error
+                words = f"NVRTC refused the emitted source: {str(error)[-2000:]}"
+                raise _refuse(key, BuildError(words)) from error
             _modules[key] = module
     return module
 

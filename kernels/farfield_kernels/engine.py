@@ -1,11 +1,11 @@
 """The straight line from a spec and arrays to results: read, differentiate, rewrite, lower, schedule, emit, build,
-launch. `run` is the whole of it; explain.py shows every stage as text."""
+launch. `run` is the whole of it, `run_in_parts` stops now and then; explain.py shows every stage as text."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,62 @@ def run(
     Raises:
         FormulaError, ArgumentError, LimitError, BuildError: see their classes.
     """
+    call = _begin(spec, arrays, device, out, ranges)
+    if isinstance(call[-1], Numpy):
+        warn_of_numpy()  # here, as it names the caller's line
+    for _ in execute(*call):
+        pass  # it does not stop
+    return Outcome(call[2], call[3])
+
+
+def run_in_parts(
+    spec: Spec,
+    arrays: Sequence[Array],
+    *,
+    device: str = "auto",
+    out: Sequence[Array] | None = None,
+    ranges: Sequence[Array] | None = None,
+    part_s: float = 0.2,
+) -> Generator[float, None, Outcome]:
+    """Compute the results of one call, and stop now and then so that something else can be run in between.
+
+    A stop yields the fraction of the work that is done, above 0 and below 1; `next` goes on, in any thread. The
+    results are complete when the generator ends, which returns them; they are those of `run`, bit for bit. Nothing
+    is checked or computed before the first `next`; closing the generator gives up the call.
+
+    Parts consist of whole units: a block of rows, or a part of its columns if there are few rows. So a part takes
+    longer than `part_s` where one unit per thread does. Sums that separate are one part, and so are, on NumPy,
+    reductions over both axes. A call that takes less than `part_s` does not stop.
+
+    Args:
+        part_s: seconds between two stops.
+        spec, arrays, device, out, ranges: as for `run`; the arrays must not be written to until the end.
+
+    Returns:
+        As `run`; the timing is without the time of the stops.
+
+    Raises:
+        FormulaError, ArgumentError, LimitError, BuildError: see their classes.
+    """
+    call = _begin(spec, arrays, device, out, ranges)
+    if isinstance(call[-1], Numpy):
+        warn_of_numpy()  # here, as it names the caller's line
+    yield from execute(*call, part_s)
+    return Outcome(call[2], call[3])
+
+
+_Call = tuple[Work, list[Array], list[Array], Timing, Host]
+"""Work, arguments, results, timing and back end."""
+
+
+def _begin(
+    spec: Spec,
+    arrays: Sequence[Array],
+    device: str,
+    out: Sequence[Array] | None,
+    ranges: Sequence[Array] | None,
+) -> _Call:
+    """Check, plan and build, up to what `execute` takes."""
     timing = Timing()
     started = time.perf_counter()
     for array in arrays:
@@ -84,8 +140,6 @@ def run(
     else:
         ready = _ready(spec, backend, dtypes, shapes, ranges)
     work = ready.work
-    if isinstance(backend, Numpy):
-        warn_of_numpy()
     for step in work.steps:
         if step.separated:
             backend.build(step.separated.kernels)
@@ -96,10 +150,14 @@ def run(
     inputs = [
         bind(slot, array, ready.dtype, work.sizes.N) for slot, array in zip(ready.slots, arrays, strict=True)
     ]
-    execute(work, inputs, results, timing, backend)
-    for place in work.call.zeros:
-        results[place][...] = 0
-    return Outcome(results, timing)
+    return work, inputs, results, timing, backend
+
+
+def prepare(
+    spec: Spec, arrays: Sequence[Array], *, device: str = "auto", ranges: Sequence[Array] | None = None
+) -> None:
+    """Compile what `run` would on these arguments, and no more."""
+    _begin(spec, arrays, device, None, ranges)
 
 
 def _no_array(arrays: Sequence[Any]) -> ArgumentError:

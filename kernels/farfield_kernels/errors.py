@@ -7,6 +7,7 @@
     │   └── ShapeError          its shape
     ├── LimitError          more than this installation computes in one call
     └── BuildError          no compiler, or the compiler refused the emitted source
+        ├── BuildTimeout        compiling took too long
         └── DeviceError         the device asked for is not there, or failed
 
 Every class carries a stable `code`: the server puts it on the wire, the client finds the class by it.
@@ -17,7 +18,15 @@ from __future__ import annotations
 
 
 class RuleError(Exception):
-    """A short reason, raised inside the compiler; the entry point adds name, text and place."""
+    """A short reason, raised inside the compiler; the entry point adds name, text and place.
+
+    Args:
+        limit: the largest allowed value, if a limit was exceeded.
+    """
+
+    def __init__(self, reason: str, limit: int | None = None) -> None:
+        super().__init__(reason)
+        self.limit = limit
 
 
 class FarfieldError(Exception):
@@ -53,20 +62,27 @@ class FormulaError(FarfieldError, ValueError):
         text: the text that was read.
         position: index into `text` of the first character at fault.
         field: `formula`, `variables[2]`, `reduction`, ...
+        limit: the largest allowed value, if a limit of the language was exceeded.
     """
 
     code = "formula_error"
 
     def __init__(
-        self, message: str, *, text: str = "", position: int | None = None, field: str | None = None
+        self,
+        message: str,
+        *,
+        text: str = "",
+        position: int | None = None,
+        field: str | None = None,
+        limit: int | None = None,
     ) -> None:
-        super().__init__(message, field=field)
+        super().__init__(message, field=field, limit=limit)
         self.text = text
         self.position = position
 
     def details(self) -> dict[str, object]:
-        """Field, text (at most 200 characters of it) and position, for the caret."""
-        return {"field": self.field, "text": self.text[:200], "position": self.position}
+        """Adds text (at most 200 characters of it) and position, for the caret."""
+        return super().details() | {"text": self.text[:200], "position": self.position}
 
     def __str__(self) -> str:
         if self.position is None or not self.text:
@@ -107,6 +123,12 @@ class BuildError(FarfieldError, RuntimeError):
     """No compiler was found, or it refused the emitted source."""
 
     code = "build_error"
+
+
+class BuildTimeout(BuildError):
+    """Compiling took longer than `FARFIELD_COMPILE_TIMEOUT_S`."""
+
+    code = "build_timeout"
 
 
 class DeviceError(BuildError):

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +17,13 @@ from .arguments import Sizes, numpy_dtype
 from .blocks import NumpyKernel
 from .build import import_cupy, numpy_reason
 from .expr import Array
-from .launch import CpuKernel, CpuLaunch, CudaKernel, Extent, thread_count
+from .launch import CpuKernel, CudaKernel, Extent, Launch, thread_count
 from .lower import Output, Program
 from .operation import Vjp
+from .pace import Pace
 from .ranges import Ranges
 from .schedule import FEW_ROWS, MANY_COLUMNS, Device, Schedule, block_rows
-from .separate import LEAST_PAIRS, acceptable
+from .separate import acceptable
 from .stages import Emitted, Plan, Separated, Stage
 
 
@@ -43,9 +44,6 @@ class Timing:
 
 
 KEPT_BYTES = 4096  # of a table of batch offsets, up to which it is kept for the next call of that kind
-
-Launch = Callable[[Sequence[Any], Sequence[Any]], None]
-"""Runs a kernel on arguments and outputs."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,16 @@ class Work:
         found = self.launches.get(stage)
         if found is None:
             (kernel,) = backend.build((self.over_pairs(stage),))
-            extent = self.extent(kernel.program, kernel.schedule)
-            is_compiled = isinstance(kernel, CpuKernel)
-            found = CpuLaunch(kernel, extent) if is_compiled else functools.partial(kernel, extent=extent)
-            if extent.offsets is None or extent.offsets.nbytes <= KEPT_BYTES:
+            found = kernel.launch(self.extent(kernel.program, kernel.schedule))
+            offsets = found.extent.offsets
+            if offsets is None or offsets.nbytes <= KEPT_BYTES:
                 self.launches[stage] = found
         return found
+
+    def pace(self, part_s: float, backend: Host) -> Pace:
+        """The parts of this call; passes over columns and rows count as no work, so little are they."""
+        over_pairs = (self.launch(step.stage, backend) for step in self.steps if not step.separated)
+        return Pace(part_s, sum(launch.steps for launch in over_pairs))
 
     @property
     def batches(self) -> int:
@@ -124,14 +126,9 @@ class Work:
 
     def separated(self, stage: Stage) -> Separated | None:
         """The passes that may replace a kernel, if they are asked for or worth while."""
-        rows, cols = self.lengths(stage.program)
-        if self.separation == "off" or self.pairs is not None or self.sizes.batch or not rows * cols:
+        if self.pairs is not None or self.sizes.batch:
             return None
-        if self.separation == "auto" and rows * cols < LEAST_PAIRS:
-            return None
-        found = stage.separated
-        wanted = found is not None and (self.separation == "on" or found.saves(rows, cols))
-        return found if wanted else None
+        return stage.passes(*self.lengths(stage.program), self.separation)
 
     def over_pairs(self, stage: Stage) -> Emitted:
         """The kernel that visits every pair."""
@@ -299,21 +296,32 @@ def backend_for(device: Device) -> Host:
 # ---- the run -------------------------------------------------------------------------------------------------
 
 
-def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timing: Timing, backend: Host) -> None:
-    """Fill in the results, but for those that are zero whatever the data.
+def execute(
+    work: Work,
+    inputs: Sequence[Array],
+    results: Sequence[Array],
+    timing: Timing,
+    backend: Host,
+    part_s: float = math.inf,
+) -> Iterator[float]:
+    """Fill in the results, and stop now and then.
+
+    A stop yields the fraction of the work that is done. What is between two stops takes about `part_s`.
 
     Args:
         work: what to launch.
         inputs: one array per argument, as kernels read them (see `engine.bind`).
         results: one array per result of the call.
-        timing: its fields are set; compiling anew is added to `compile_ms`.
+        timing: its fields are set, without the time of the stops; compiling anew is added to `compile_ms`.
         backend: where kernels run.
+        part_s: seconds.
     """
     started = time.perf_counter()
     arguments = [backend.put(array) for array in inputs]
     backend.wait()
     copied = time.perf_counter()
-    compiling_before = timing.compile_ms
+    compiling_before, suspended_s = timing.compile_ms, 0.0
+    pace = None if part_s == math.inf else work.pace(part_s, backend)
     computed: dict[int, Any] = {}
     for step in work.steps:
         outputs = [
@@ -326,8 +334,22 @@ def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timin
         if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
             begun = time.perf_counter()
             launch = work.launch(step.stage, backend)
-            timing.compile_ms += (time.perf_counter() - begun) * 1e3
-            launch(arguments, outputs)
+            if separated:  # refused: what computes all pairs may be new
+                timing.compile_ms += (time.perf_counter() - begun) * 1e3
+                if pace:
+                    pace.steps += launch.steps
+            memory, end, is_over = launch.memory(), 0, False
+            while not is_over:
+                first, end = end, pace.end(launch, end) if pace else launch.units
+                launch.run(arguments, outputs, memory, first, end)
+                is_over = end == launch.units
+                if pace:
+                    backend.wait()
+                    if pace.is_due(launch, first, end):
+                        stopped = time.perf_counter()
+                        yield pace.fraction
+                        pace.resume()
+                        suspended_s += time.perf_counter() - stopped
         for target, written in zip(step.targets, outputs, strict=True):
             computed[target.place] = written.sum(1) if target.is_sum else written
     backend.wait()
@@ -335,9 +357,11 @@ def execute(work: Work, inputs: Sequence[Array], results: Sequence[Array], timin
     for place, written in computed.items():
         if written is not results[place]:
             work.settle(backend.get(written), place, results[place])
+    for place in work.call.zeros:
+        results[place][...] = 0
     ended = time.perf_counter()
     timing.h2d_ms = (copied - started) * 1e3
-    timing.kernel_ms = (finished - copied) * 1e3 - (timing.compile_ms - compiling_before)
+    timing.kernel_ms = (finished - copied - suspended_s) * 1e3 - (timing.compile_ms - compiling_before)
     timing.d2h_ms = (ended - finished) * 1e3
 
 
@@ -350,10 +374,10 @@ def _by_passes(
     sums: list[Any] = []
     for kernel in column_kernels:
         result = backend.empty((1, 1, kernel.program.outputs[0].width), "float64")
-        kernel(arguments, [result], Extent(1, cols, terms=cols))
+        kernel.launch(Extent(1, cols, terms=cols))(arguments, [result])
         sums.append(result)
     refused = backend.empty((1, rows, 1), "float64")
-    row_kernel([*arguments, *sums], [*outputs, refused], Extent(rows, 1, terms=rows))
+    row_kernel.launch(Extent(rows, 1, terms=rows))([*arguments, *sums], [*outputs, refused])
     on_host, total = iter([backend.get(result) for result in sums]), float(refused.sum())
     return all(
         acceptable(separation, list(itertools.islice(on_host, len(separation.columns))), total)

@@ -8,8 +8,9 @@ from .choices import chosen, per_pair, walk
 from .execute import Work
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
-from .machine import kept_limits
+from .machine import Limits, kept_limits
 from .operation import Operation, Reduce, Spec, read
+from .predict import Rates, predict
 from .roll import roll
 from .schedule import Device
 from .separate import GAIN, LEAST_PAIRS
@@ -31,8 +32,8 @@ def explain(
         spec: the call.
         dtype: `float32` or `float64`.
         device: `cpu` or `cuda`; no device is needed.
-        sizes: M and N, to say which of the kernels a call of these sizes would run, and why, and how long it takes
-            at least, if this machine was measured (`farfield bench --machine`).
+        sizes: M and N, to say which of the kernels a call of these sizes would run, and why, how long it will
+            take, and how long at least, if this machine was measured (`farfield bench --machine`).
         with_source: whether the emitted source is included.
     """
     operation = read(spec)
@@ -63,9 +64,19 @@ def explain(
                 lines += ["", f"Kernel {number + 1}, separated: pass {part + 1} over {kind}", *_kernel(emitted)]
                 if with_source:
                     lines += ["", emitted.source]
+    if sizes and device == "cpu" and not reason:
+        lines += ["", _expected(spec, Sizes(dtype, *sizes, (), ((),) * len(names)), limits)]
     if call.zeros:
         lines += ["", f"Results {_listed(call.zeros)} are zero whatever the data."]
     return "\n".join(lines)
+
+
+def _expected(spec: Spec, sizes: Sizes, limits: Limits | None) -> str:
+    """The time that is predicted for a call that was never made before."""
+    rates, of = (Rates(limits.step_s), "this machine") if limits else (Rates(), "a slow machine")
+    prediction = predict(spec, sizes)
+    expected_ms = rates.seconds(spec, prediction) * 1e3
+    return f"Expected    about {expected_ms:.3g} ms: {prediction.steps:.3g} steps at the rate of {of}"
 
 
 def _names(operation: Operation) -> dict[int, str]:

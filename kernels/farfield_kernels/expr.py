@@ -238,7 +238,8 @@ def spend(nodes: int) -> None:
     if left is not None:
         _reading.left = left - nodes
         if left < nodes:
-            raise RuleError(f"the call takes more than {MAX_NODES} operators in all, derivatives included")
+            reason = f"the call takes more than {MAX_NODES} operators in all, derivatives included"
+            raise RuleError(reason, limit=MAX_NODES)
 
 
 def _intern(
@@ -250,7 +251,7 @@ def _intern(
     axes: Iterable[Axis],
 ) -> Any:
     if not 1 <= dim <= MAX_DIM:
-        raise RuleError(f"dim {dim} is outside 1..{MAX_DIM}")
+        raise RuleError(f"dim {dim} is outside 1..{MAX_DIM}", limit=MAX_DIM if dim > MAX_DIM else None)
     spend(1)
     # Operands are compared by identity: hashing by structure is exponential on shared graphs.
     key = (kind, op, tuple(map(id, operands)), params, dim)
@@ -262,7 +263,7 @@ def _intern(
             node.axes = frozenset(axes)
             node.depth = 1 + max((operand.depth for operand in operands), default=0)
             if node.depth > MAX_DEPTH:
-                raise RuleError(f"more than {MAX_DEPTH} operators are nested")
+                raise RuleError(f"more than {MAX_DEPTH} operators are nested", limit=MAX_DEPTH)
             _nodes[key] = node
     return node
 

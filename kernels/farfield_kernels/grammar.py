@@ -65,9 +65,9 @@ class Place:
     at: int
     field: str
 
-    def wrong(self, reason: str) -> FormulaError:
-        """The error to raise about it."""
-        return FormulaError(reason, text=self.text, position=self.at, field=self.field)
+    def wrong(self, reason: str, limit: int | None = None) -> FormulaError:
+        """The error to raise about it; `limit` if that was exceeded."""
+        return FormulaError(reason, text=self.text, position=self.at, field=self.field, limit=limit)
 
 
 class Scope:
@@ -98,7 +98,7 @@ class Scope:
         try:
             node = variable(found.position, found.dim, found.axis)
         except RuleError as reason:
-            raise place.wrong(f"{found.written.split('(')[0]}: {reason}") from None
+            raise place.wrong(f"{found.written.split('(')[0]}: {reason}", reason.limit) from None
         if known is None:
             if not self.is_open:
                 raise place.wrong(f"{found.written} is not a declared variable")
@@ -139,9 +139,9 @@ class Parser:
         self.read = start
         self.token = self._next()
 
-    def wrong(self, reason: str, at: Token) -> FormulaError:
-        """An error with its caret under `at`."""
-        return self._place(at).wrong(reason)
+    def wrong(self, reason: str, at: Token, limit: int | None = None) -> FormulaError:
+        """An error with its caret under `at`; `limit` if that was exceeded."""
+        return self._place(at).wrong(reason, limit)
 
     def _place(self, at: Token) -> Place:
         """Where a token stands."""
@@ -210,7 +210,8 @@ class Parser:
         """A formula, or a list in parentheses or brackets."""
         self.nesting += 1
         if self.nesting > MAX_NESTING:
-            raise self.wrong(f"more than {MAX_NESTING} levels of parentheses and signs", self.token)
+            reason = f"more than {MAX_NESTING} levels of parentheses and signs"
+            raise self.wrong(reason, self.token, MAX_NESTING)
         left = self._operand()
         while not isinstance(left, tuple):
             token = self.token
@@ -286,7 +287,7 @@ class Parser:
         try:
             return constant(float(token.text))
         except RuleError as reason:
-            raise self.wrong(str(reason), token) from None
+            raise self.wrong(str(reason), token, reason.limit) from None
 
     def _name(self, token: Token) -> Value:
         if not self._at_sign("("):
@@ -368,13 +369,13 @@ class Parser:
         try:
             return apply(name, *values)
         except RuleError as reason:
-            raise self.wrong(f"{name}: {reason}", at) from None
+            raise self.wrong(f"{name}: {reason}", at, reason.limit) from None
 
     def _constant(self, formula: Expr, at: Token) -> float | None:
         try:
             return constant_value(formula)
         except RuleError as reason:
-            raise self.wrong(str(reason), at) from None
+            raise self.wrong(str(reason), at, reason.limit) from None
 
     def _integers(self, value: Value, operator: str, label: str, at: Token) -> int | tuple[int, ...]:
         """The integer, or the list of integers, that an operator takes as `label`."""

@@ -2,7 +2,7 @@
 
 Every CPU thread calls the same function and draws units of work from one ticket. The threads are Farfield's own,
 so no OpenMP run time can clash with the one that torch brings; the calling thread is one of them, and ctypes
-releases the interpreter lock.
+releases the interpreter lock. Some units of a launch can be run, and the others later: see `Launch`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from .schedule import Schedule, block_rows, split
 
 # Scalar operations below which one thread is faster than waking another (about 50 us).
 SMALLEST_SHARED_WORK = 1_000_000
+ROUNDING = 1e-9  # of the work of a launch: that much more does not need another part
 TICKET_END = 2**62  # past every unit of work
 
 _pool: ThreadPoolExecutor | None = None
@@ -125,6 +126,86 @@ class Extent:
     ranges: Array | None = None
     terms: int = 0
 
+    def steps(self, operations: Mapping[Level, int]) -> int:
+        """Scalar operations in all, of so many per row, column and pair."""
+        steps = self.rows * operations["row"] + self.cols * operations["col"] + self.terms * operations["pair"]
+        return steps * self.batches
+
+    def row_blocks(self, schedule: Schedule) -> int:
+        """Blocks of rows of one element of the batch."""
+        return -(-self.rows // block_rows(schedule)) if self.blocks is None else len(self.blocks)
+
+
+class Launch:
+    """A kernel and how far it goes, run in one go or some units at a time, in order; not changed by that.
+
+    Args:
+        kernel: what to launch.
+        extent: sizes, batch and ranges.
+        units: into how much its work is divided, element of the batch after element.
+        workers: units that are computed at the same time.
+    """
+
+    def __init__(self, kernel: Any, extent: Extent, units: int, workers: int) -> None:
+        self.kernel, self.extent, self.units, self.workers = kernel, extent, units, workers
+
+    def memory(self) -> Any:
+        """What the units of one run share: states that are merged when all are known."""
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
+        """Compute the units `first` to `end - 1`, and finish with the last one.
+
+        Args:
+            inputs: the arguments by position, C-contiguous, in the kernel's type; None where unused.
+            outputs: one array per `Program.outputs`, C-contiguous; written in place.
+            memory: of `memory()`, the same for all units.
+        """
+        raise NotImplementedError
+
+    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Compute all units."""
+        self.run(inputs, outputs, self.memory(), 0, self.units)
+
+    @functools.cached_property
+    def steps(self) -> float:
+        """Scalar operations of all units."""
+        return self.extent.steps(_operations(self.kernel.program)) if self.units else 0
+
+    @functools.cached_property
+    def ends(self) -> Array | None:
+        """Work of the first 1, 2, ... units of an element of the batch; None if units are alike."""
+        blocks, ranges = self.extent.blocks, self.extent.ranges
+        if blocks is None or ranges is None:
+            return None
+        met = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0])])
+        return np.cumsum((blocks[:, 1] - blocks[:, 0]) * (1.0 + met[blocks[:, 3]] - met[blocks[:, 2]]))
+
+    def reached(self, unit: int) -> float:
+        """Scalar operations of the units before one."""
+        if self.ends is None or not self.units:
+            return self.steps * unit / max(1, self.units)
+        element, own = divmod(unit, len(self.ends))
+        share = self.ends[own - 1] / self.ends[-1] if own else 0.0
+        return float((element + share) * self.steps / self.extent.batches)
+
+    def end(self, first: int, steps: float) -> int:
+        """The end of so many scalar operations from a unit on, such that all workers have as many units to do."""
+        share = min(1.0, (self.reached(first) + steps) / max(1.0, self.steps) + ROUNDING)
+        if self.ends is None or not self.units:
+            end = int(share * self.units)
+        else:
+            element, own = divmod(share * self.extent.batches, 1)
+            end = int(element) * len(self.ends) + int(np.searchsorted(self.ends, own * self.ends[-1], "right"))
+        rounds = max(1, (end - first) // self.workers)
+        return self.units if end >= self.units else min(self.units, first + rounds * self.workers)
+
+
+@functools.lru_cache(maxsize=512)
+def _operations(program: Program) -> dict[Level, int]:
+    """Scalar operations per row, column and pair."""
+    levels: tuple[Level, ...] = ("row", "col", "pair")
+    return {level: 1 + len(program.at(level)) for level in levels}
+
 
 class CpuKernel:
     """One compiled C++ kernel."""
@@ -134,59 +215,50 @@ class CpuKernel:
         self.program, self.schedule = program, schedule
         self.reduce, self.merge = library.farfield_reduce, library.farfield_merge
         self.state = program.state_size * len(program.components)
-        levels: tuple[Level, ...] = ("row", "col", "pair")
-        self.operations = {level: 1 + len(program.at(level)) for level in levels}
 
-    def __call__(self, inputs: Sequence[Array | None], outputs: Sequence[Array], extent: Extent) -> None:
-        """Run it once; see `CpuLaunch`."""
-        CpuLaunch(self, extent)(inputs, outputs)
+    def launch(self, extent: Extent) -> Launch:
+        """Ready to be run."""
+        return CpuLaunch(self, extent)
 
 
-class CpuLaunch:
-    """A kernel and how far it goes: what all launches of that kind have in common is made once.
-
-    Args:
-        kernel: what to launch.
-        extent: sizes, batch and ranges.
-    """
+class CpuLaunch(Launch):
+    """What all runs of that kind have in common is made once."""
 
     def __init__(self, kernel: CpuKernel, extent: Extent) -> None:
         rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, kernel.program.over_rows
-        self.kernel, self.extent = kernel, extent  # whose tables `self.tables` points to
+        steps = extent.steps(_operations(kernel.program))
+        threads = thread_count() if steps > SMALLEST_SHARED_WORK else 1
+        is_split = threads > 1 and extent.blocks is None
+        splits = split(kernel.schedule, rows, cols, batches, threads) if is_split else 1
+        blocks = extent.row_blocks(kernel.schedule)
+        super().__init__(kernel, extent, batches * blocks * splits, threads)
         self.is_empty = batches == 0 or (rows == 0 and not over_rows)
-        steps = rows * kernel.operations["row"] + cols * kernel.operations["col"]
-        steps += extent.terms * kernel.operations["pair"]
-        self.threads = thread_count() if steps * batches > SMALLEST_SHARED_WORK else 1
-        is_split = self.threads > 1 and extent.blocks is None
-        splits = split(kernel.schedule, rows, cols, batches, self.threads) if is_split else 1
-        blocks = -(-rows // block_rows(kernel.schedule)) if extent.blocks is None else len(extent.blocks)
         self.is_merged = splits > 1 or over_rows
         self.partial = batches * splits * kernel.state * rows if self.is_merged else 0  # numbers to be merged
-        self.sizes = tuple(ctypes.c_longlong(size) for size in (rows, cols, splits, batches))
-        self.row_blocks = ctypes.c_longlong(blocks)
+        self.sizes = tuple(ctypes.c_longlong(size) for size in (rows, cols, splits))
+        self.batches, self.last = ctypes.c_longlong(batches), ctypes.c_longlong(self.units)
         tables = (extent.blocks, extent.ranges, extent.offsets)
-        self.tables = tuple(ctypes.c_void_p(_address(table)) for table in tables)
+        self.tables = (ctypes.c_longlong(blocks), *(ctypes.c_void_p(_address(table)) for table in tables))
         self.terms = ctypes.c_longlong(extent.terms if over_rows else cols)
 
-    def __call__(self, inputs: Sequence[Array | None], outputs: Sequence[Array]) -> None:
-        """Run it.
+    def memory(self) -> Array | None:
+        """Partial states."""
+        return np.empty(self.partial) if self.is_merged else None
 
-        Args:
-            inputs: the arguments by position, C-contiguous, in the kernel's type; None where unused.
-            outputs: one array per `Program.outputs`, C-contiguous; written in place.
-        """
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
+        """See `Launch`."""
         if self.is_empty:
             return
-        partial = np.empty(self.partial) if self.is_merged else None
         pointers = _pointers(len(inputs))(*map(_address, inputs))
         results = _pointers(len(outputs))(*map(_address, outputs))
-        at_partial = ctypes.c_void_p(_address(partial))
-        ticket = ctypes.c_longlong(0)
-        words = (*self.sizes, self.row_blocks, *self.tables, pointers, results, at_partial, ctypes.byref(ticket))
-        failed = self.kernel.reduce(*words) if self.threads == 1 else self._shared(words, ticket)
+        at_partial, ticket = ctypes.c_void_p(_address(memory)), ctypes.c_longlong(first)
+        last = self.last if end == self.units else ctypes.c_longlong(end)
+        words = (*self.sizes, last, *self.tables, pointers, results, at_partial, ctypes.byref(ticket))
+        failed = self.kernel.reduce(*words) if self.workers == 1 else self._shared(words, ticket)
         if failed:
             raise MemoryError("the kernel could not allocate its tiles")
-        if self.is_merged and self.kernel.merge(*self.sizes, self.terms, results, at_partial):
+        is_done = self.is_merged and end == self.units
+        if is_done and self.kernel.merge(*self.sizes, self.batches, self.terms, results, at_partial):
             raise MemoryError("the kernel could not allocate its state")
 
     def _shared(self, words: Sequence[Any], ticket: ctypes.c_longlong) -> int:
@@ -198,7 +270,7 @@ class CpuLaunch:
         others: list[Future[int]] = []
         try:
             with contextlib.suppress(RuntimeError):  # no thread can be started: those that are there will do
-                for _ in range(self.threads - 1):
+                for _ in range(self.workers - 1):
                     others.append(_threads().submit(_elsewhere, work, _current_core()))
             failed = work()
         finally:
@@ -234,30 +306,46 @@ class CudaKernel:
         self.merge = module.get_function("farfield_merge")
         self.state = program.state_size * len(program.components)
 
-    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any], extent: Extent) -> None:
-        """As `CpuKernel`, on CuPy arrays and the current stream; the tables of `extent` are NumPy arrays."""
-        rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
+    def launch(self, extent: Extent) -> Launch:
+        """Ready to be run on CuPy arrays and the current stream; the tables of `extent` are NumPy arrays."""
+        return CudaLaunch(self, extent)
+
+
+class CudaLaunch(Launch):
+    """The grid of a kernel on the current device."""
+
+    def __init__(self, kernel: CudaKernel, extent: Extent) -> None:
+        self.cupy = import_cupy()
+        multiprocessors = self.cupy.cuda.Device().attributes["MultiProcessorCount"]
+        rows, cols, batches = extent.rows, extent.cols, extent.batches
+        is_split = extent.blocks is None
+        self.splits = split(kernel.schedule, rows, cols, batches, multiprocessors) if is_split else 1
+        self.row_blocks = extent.row_blocks(kernel.schedule)
+        super().__init__(kernel, extent, batches * self.row_blocks * self.splits, multiprocessors)
+
+    def memory(self) -> tuple[Any, list[Any]]:
+        """Partial states, and the tables on the device."""
+        extent, kernel, null = self.extent, self.kernel, np.uintp(0)
+        is_merged = self.splits > 1 or kernel.program.over_rows
+        size = extent.batches * self.splits * kernel.state * extent.rows if is_merged else 1
+        tables = (extent.blocks, extent.ranges, extent.offsets)
+        on_device = [null if table is None else self.cupy.asarray(table) for table in tables]
+        return self.cupy.empty(size, dtype="float64"), on_device
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
+        """See `Launch`."""
+        extent, kernel, over_rows = self.extent, self.kernel, self.kernel.program.over_rows
+        rows, cols, batches = extent.rows, extent.cols, extent.batches
         if batches == 0 or (rows == 0 and not over_rows):
             return
-        cupy = import_cupy()
-        multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
-        splits = 1
-        if extent.blocks is None:
-            splits = split(self.schedule, rows, cols, batches, multiprocessors)
-        row_blocks = -(-rows // block_rows(self.schedule)) if extent.blocks is None else len(extent.blocks)
-        is_merged = splits > 1 or over_rows
-        partial = cupy.empty(batches * splits * self.state * rows if is_merged else 1, dtype="float64")
-        read = [inputs[position] for position, _ in self.program.widths]
-        sizes = [np.int64(size) for size in (rows, cols, splits)]
-        null = np.uintp(0)
-        tables = [
-            null if table is None else cupy.asarray(table)
-            for table in (extent.blocks, extent.ranges, extent.offsets)
-        ]
-        block, units = self.schedule.block, batches * row_blocks * splits
-        if units:
-            self.reduce((units,), (block,), (*sizes, np.int64(row_blocks), *tables, *read, *outputs, partial))
-        if is_merged:
+        partial, tables = memory
+        read = [inputs[position] for position, _ in kernel.program.widths]
+        sizes = [np.int64(size) for size in (rows, cols, self.splits)]
+        block = kernel.schedule.block
+        if end > first:
+            walk = (*sizes, np.int64(first), np.int64(self.row_blocks), *tables)
+            kernel.reduce((end - first,), (block,), (*walk, *read, *outputs, partial))
+        if end == self.units and (self.splits > 1 or over_rows):
             blocks = batches if over_rows else -(-batches * rows // block)
             ends = (np.int64(batches), np.int64(extent.terms if over_rows else cols))
-            self.merge((blocks,), (block,), (*sizes, *ends, *outputs, partial))
+            kernel.merge((blocks,), (block,), (*sizes, *ends, *outputs, partial))

@@ -160,15 +160,16 @@ def parse_reduction(name: str) -> Reduction:
 
 def _check_lengths(formula: str, variables: tuple[str, ...], formula2: str | None) -> None:
     if len(variables) > 2 * MAX_VARIABLES:
-        raise FormulaError(f"{len(variables)} declarations are more than {2 * MAX_VARIABLES}", field="variables")
+        reason = f"{len(variables)} declarations are more than {2 * MAX_VARIABLES}"
+        raise FormulaError(reason, field="variables", limit=2 * MAX_VARIABLES)
     for field, text in (("formula", formula), ("formula2", formula2 or "")):
         if len(text) > MAX_TEXT:
-            raise FormulaError(f"a formula of {len(text)} characters is longer than {MAX_TEXT}", field=field)
+            reason = f"a formula of {len(text)} characters is longer than {MAX_TEXT}"
+            raise FormulaError(reason, field=field, limit=MAX_TEXT)
     total = sum(map(len, variables)) + len(formula) + len(formula2 or "")
     if total > MAX_TEXT:
-        raise FormulaError(
-            f"formulas and declarations of {total} characters are longer than {MAX_TEXT}", field="variables"
-        )
+        reason = f"formulas and declarations of {total} characters are longer than {MAX_TEXT}"
+        raise FormulaError(reason, field="variables", limit=MAX_TEXT)
 
 
 # ---- declarations --------------------------------------------------------------------------------------------

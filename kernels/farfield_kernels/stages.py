@@ -19,7 +19,7 @@ from .operation import Operation, Spec, read
 from .reductions import COMPENSATED_SUM, REDUCTIONS, SUM
 from .rewrite import rewrite
 from .schedule import Device, Schedule, for_few_rows, plan
-from .separate import Separation, separate
+from .separate import LEAST_PAIRS, Separation, separate
 from .terms import Term, expand
 
 
@@ -131,6 +131,13 @@ class Stage:
         except LimitError:
             return None
 
+    def passes(self, rows: int, cols: int, separation: str) -> Separated | None:
+        """The passes that replace the kernel for so many rows and columns, if asked for or worth while."""
+        if separation == "off" or rows * cols < (LEAST_PAIRS if separation == "auto" else 1):
+            return None
+        found = self.separated
+        return found if found is not None and (separation == "on" or found.saves(rows, cols)) else None
+
     def _stored(self, position: int) -> str:
         """Element type of an argument of a pass: what column passes wrote is float64."""
         return self.emitted.schedule.dtype if position < self.arguments else "float64"
@@ -152,9 +159,8 @@ def plan_call(spec: Spec, dtype: str, device: Device) -> Plan:
     try:
         terms = [simplified(term) for term in expand(operation)]
     except RuleError as reason:
-        raise FormulaError(
-            f"its derivative cannot be written: {reason}", text=spec.formula, field="formula"
-        ) from None
+        sentence = f"its derivative cannot be written: {reason}"
+        raise FormulaError(sentence, text=spec.formula, field="formula", limit=reason.limit) from None
     first_result, place = [], 0
     for term in terms:
         first_result.append(place)

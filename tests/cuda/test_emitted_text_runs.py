@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from farfield_kernels.arguments import check_arguments, result_shapes
 from farfield_kernels.build import find_compiler
 from farfield_kernels.execute import Host, Timing, Work, execute
 from farfield_kernels.expr import Array
-from farfield_kernels.launch import Extent
+from farfield_kernels.launch import Extent, Launch
 from farfield_kernels.lower import Program
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.operators import named_operators
@@ -50,25 +51,40 @@ class OneThreadKernel:
         self.schedule = replace(schedule, block=1)
         self.state = program.state_size * len(program.components)
 
-    def __call__(self, inputs: Sequence[Array], outputs: Sequence[Array], extent: Extent) -> None:
+    def launch(self, extent: Extent) -> Launch:
+        """Ready to be run."""
+        return OneThreadLaunch(self, extent)
+
+
+class OneThreadLaunch(Launch):
+    """As `CudaLaunch`."""
+
+    def __init__(self, kernel: OneThreadKernel, extent: Extent) -> None:
+        self.splits = kernel.splits if extent.blocks is None else 1
+        self.row_blocks = extent.row_blocks(kernel.schedule)
+        super().__init__(kernel, extent, extent.batches * self.row_blocks * self.splits, 1)
+
+    def memory(self) -> Array:
+        """Partial states."""
+        return np.full(self.extent.batches * self.splits * self.kernel.state * self.extent.rows + 1, np.nan)
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
         """Run reduce, and merge if the columns were split or both axes are reduced."""
-        rows, cols, batches, over_rows = extent.rows, extent.cols, extent.batches, self.program.over_rows
-        splits = self.splits if extent.blocks is None else 1
-        row_blocks = -(-rows // self.schedule.rows) if extent.blocks is None else len(extent.blocks)
-        partial = np.full(batches * splits * self.state * rows + 1, np.nan)
-        sizes = [ctypes.c_longlong(size) for size in (rows, cols, splits)]
+        extent, kernel, over_rows = self.extent, self.kernel, self.kernel.program.over_rows
+        rows, cols, batches = extent.rows, extent.cols, extent.batches
+        sizes = [ctypes.c_longlong(size) for size in (rows, cols, self.splits)]
         tables = [
             ctypes.c_void_p(None) if table is None else self._pointer(table)
             for table in (extent.blocks, extent.ranges, extent.offsets)
         ]
-        taken = [self._pointer(inputs[position]) for position, _ in self.program.widths]
-        written = [self._pointer(array) for array in (*outputs, partial)]
-        first = [*sizes, ctypes.c_longlong(row_blocks), *tables, *taken, *written]
-        self._launch(self.library.launch_farfield_reduce, batches * row_blocks * splits, first)
-        if splits > 1 or over_rows:
+        taken = [self._pointer(inputs[position]) for position, _ in kernel.program.widths]
+        written = [self._pointer(array) for array in (*outputs, memory)]
+        walk = [*sizes, ctypes.c_longlong(first), ctypes.c_longlong(self.row_blocks), *tables, *taken, *written]
+        self._launch(kernel.library.launch_farfield_reduce, end - first, walk)
+        if end == self.units and (self.splits > 1 or over_rows):
             ends = [ctypes.c_longlong(batches), ctypes.c_longlong(extent.terms if over_rows else cols)]
             blocks = batches if over_rows else batches * rows
-            self._launch(self.library.launch_farfield_merge, blocks, [*sizes, *ends, *written])
+            self._launch(kernel.library.launch_farfield_merge, blocks, [*sizes, *ends, *written])
 
     @staticmethod
     def _pointer(array: Array) -> ctypes.c_void_p:
@@ -116,7 +132,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 def computed(
-    build: Build, spec: Spec, arrays: Sequence[Array], splits: int, ranges: Sequence[Array] | None = None
+    build: Build,
+    spec: Spec,
+    arrays: Sequence[Array],
+    splits: int,
+    ranges: Sequence[Array] | None = None,
+    *,
+    in_parts: bool = False,
 ) -> list[Array]:
     """All results of a call by its CUDA kernels, as the engine puts them together."""
     operation = read(spec)
@@ -132,7 +154,9 @@ def computed(
         for slot, array in zip(operation.arguments, arrays, strict=True)
     ]
     work = Work(call, sizes, pairs, spec.separation)
-    execute(work, inputs, results, Timing(), build(splits))
+    part_s = 0.0 if in_parts else math.inf
+    stops = list(execute(work, inputs, results, Timing(), build(splits), part_s))
+    assert stops == sorted(set(stops))
     return results
 
 
@@ -149,6 +173,9 @@ def check(
     for splits in (1, 3):
         got = computed(build, spec, arrays, splits, ranges)
         assert_results(got, expected, tolerance, f"{what}, splits {splits}")
+        parts = computed(build, spec, arrays, splits, ranges, in_parts=True)
+        for a, b in zip(parts, got, strict=True):
+            np.testing.assert_array_equal(a, b, f"{what}, splits {splits}, in parts")
 
 
 @pytest.mark.parametrize(("dtype", "axis"), [("float32", 1), ("float64", None)])
@@ -247,8 +274,7 @@ def test_operators(dtype: str, build: Build) -> None:
     calls = [call for name in named_operators() for call in calls_of(name, arguments, dtype, ties=True)]
     (kernel,) = build(1).build((Emitted(*stages([call.formula for call in calls], dtype, "cuda")),))
     outputs = [np.empty((ROWS, output.count), dtype) for output in kernel.program.outputs]
-    kernel(
-        [np.ascontiguousarray(array, dtype) for array in arguments.arrays], outputs, Extent(ROWS, 1, terms=ROWS)
-    )
+    inputs = [np.ascontiguousarray(array, dtype) for array in arguments.arrays]
+    kernel.launch(Extent(ROWS, 1, terms=ROWS))(inputs, outputs)
     for call, got in zip(calls, outputs, strict=True):
         assert_close(got, call.expected(), TOLERANCE[dtype], call.what)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from farfield_kernels import build, engine, execute
+from kernels.counted_compiler import Compiler
 
 TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
 
@@ -41,3 +42,17 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """How calls run on the CPU."""
     monkeypatch.setenv("FARFIELD_CPU", request.param)
     return str(request.param)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    """A compiler that counts its runs, and an empty cache on disk and in memory."""
+    real = build.find_compiler()
+    if real is None:
+        pytest.skip("no C++ compiler is installed")
+    made = Compiler.before(real, tmp_path)
+    monkeypatch.setenv("FARFIELD_CXX", str(made.script))
+    monkeypatch.setenv("FARFIELD_CACHE_DIR", str(made.cache))
+    monkeypatch.setattr(build, "_libraries", {})
+    monkeypatch.setattr(build, "_refused", {})
+    return made

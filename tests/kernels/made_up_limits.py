@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from farfield_kernels import cache
 from farfield_kernels.machine import DTYPES, Limits, Rate, limits_path, measured
 
 FUNCTION_NS = 10.0
@@ -26,4 +27,4 @@ def keep(limits: Limits) -> None:
     """Keep limits as `measure` does."""
     path = limits_path()
     assert path is not None
-    path.write_text(json.dumps(asdict(limits)))
+    cache.keep(path, json.dumps(asdict(limits)).encode())

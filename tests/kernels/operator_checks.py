@@ -77,11 +77,11 @@ def evaluate(
         cupy = import_cupy()
         on_device = CudaKernel(*stages(formulas, dtype, device))
         written = [cupy.empty((rows, output.count), dtype) for output in on_device.program.outputs]
-        on_device([cupy.asarray(array) for array in inputs], written, Extent(rows, 1, terms=rows))
+        on_device.launch(Extent(rows, 1, terms=rows))([cupy.asarray(array) for array in inputs], written)
         return [cupy.asnumpy(array) for array in written]
     kernel = host_kernel(formulas, dtype)
     outputs = [np.empty((rows, output.count), dtype) for output in kernel.program.outputs]
-    kernel(inputs, outputs, Extent(rows, 1, terms=rows))
+    kernel.launch(Extent(rows, 1, terms=rows))(inputs, outputs)
     return outputs
 
 

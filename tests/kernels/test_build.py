@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
 import pytest
 
 from farfield_kernels import build
-from farfield_kernels.errors import BuildError, DeviceError
+from farfield_kernels.errors import BuildError, BuildTimeout, DeviceError
+from kernels.counted_compiler import SOURCE, Compiler
+from serving import is_alive, wait_for
 
-SOURCE = 'extern "C" int answer() { return 42; }\n'
+LOCK_WAIT_S = 5.0  # for a lock whose holder is dead, which is free at once
 
 IN_A_NEW_PROCESS = f"""
 from farfield_kernels.build import build_cpp
 assert build_cpp({SOURCE!r}).answer() == 42
 """
-
-
-@dataclass
-class Compiler:
-    """A compiler that counts its runs, and the cache that it fills."""
-
-    log: Path
-    cache: Path
-
-    @property
-    def runs(self) -> int:
-        """How often it was started."""
-        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
-
-
-@pytest.fixture
-def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    """A script in front of the real compiler, and an empty cache on disk and in memory."""
-    real = build.find_compiler()
-    if real is None:
-        pytest.skip("no C++ compiler is installed")
-    script, log, cache = tmp_path / "cxx", tmp_path / "log", tmp_path / "cache"
-    script.write_text(f'#!/bin/sh\necho run >> "{log}"\nexec "{real}" "$@"\n')
-    script.chmod(0o755)
-    monkeypatch.setenv("FARFIELD_CXX", str(script))
-    monkeypatch.setenv("FARFIELD_CACHE_DIR", str(cache))
-    monkeypatch.setattr(build, "_libraries", {})
-    return Compiler(log, cache)
 
 
 def in_a_new_process(code: str = IN_A_NEW_PROCESS) -> None:
@@ -77,28 +53,58 @@ def test_a_changed_source_or_compiler_is_another_key(compiler: Compiler) -> None
     assert build.cpp_key(SOURCE, found) != key
 
 
-def test_eight_threads_compile_once(compiler: Compiler) -> None:
+def test_64_threads_compile_once(compiler: Compiler) -> None:
     """One thread compiles while the others wait, and all get the library."""
-    barrier, answers = threading.Barrier(8), []
+    barrier, answers = threading.Barrier(64), []
 
     def call() -> None:
         barrier.wait()
         answers.append(build.build_cpp(SOURCE).answer())
 
-    threads = [threading.Thread(target=call) for _ in range(8)]
+    threads = [threading.Thread(target=call) for _ in range(64)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == [42] * 8
+    assert answers == [42] * 64
     assert compiler.runs == 1
 
 
-def test_four_processes_compile_once(compiler: Compiler) -> None:
-    """Processes that start together share one compile."""
-    children = [subprocess.Popen([sys.executable, "-c", IN_A_NEW_PROCESS]) for _ in range(4)]
+def test_processes_compile_once(compiler: Compiler) -> None:
+    """Four processes of 16 threads that start together share one compile, and no lock is left."""
+    code = f"""
+import threading
+from farfield_kernels.build import build_cpp
+barrier, answers = threading.Barrier(16), []
+def call():
+    barrier.wait()
+    answers.append(build_cpp({SOURCE!r}).answer())
+threads = [threading.Thread(target=call) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert answers == [42] * 16
+"""
+    compiler.slow_down(0.5)
+    children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
     assert [child.wait() for child in children] == [0] * 4
     assert compiler.runs == 1
+    assert [path.suffix for path in compiler.cache.iterdir()] == [".so"]
+
+
+def test_a_process_that_dies_while_it_compiles_frees_the_others(compiler: Compiler) -> None:
+    """Its lock goes with it, and the next one compiles."""
+    compiler.slow_down(60)
+    left_behind = {"TMPDIR": str(compiler.log.parent)}
+    first = subprocess.Popen([sys.executable, "-c", IN_A_NEW_PROCESS], env=os.environ | left_behind)
+    wait_for(lambda: compiler.runs, "a compile")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    compiler.slow_down(0)
+    begun = time.monotonic()
+    assert build.build_cpp(SOURCE).answer() == 42
+    assert time.monotonic() - begun < LOCK_WAIT_S
+    assert compiler.runs == 2
+    os.killpg(os.getpgid(compiler.sleepers()[0]), signal.SIGKILL)
 
 
 def test_different_sources_compile_at_the_same_time(compiler: Compiler) -> None:
@@ -111,7 +117,107 @@ def test_a_failed_compile_says_why_and_leaves_no_binary(compiler: Compiler) -> N
     """The compiler's words are in the message, no binary appears, and the right source still compiles."""
     with pytest.raises(BuildError, match="expected"):
         build.build_cpp("int answer( { return 42; }")
-    assert not [path for path in compiler.cache.iterdir() if path.suffix in (".so", ".tmp")]
+    assert not list(compiler.cache.iterdir())
+    assert build.build_cpp(SOURCE).answer() == 42
+
+
+def test_a_refused_source_is_not_compiled_again_for_a_minute(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same error comes at once, as a new one; after a minute the compiler is asked again."""
+    errors = []
+    for _ in range(3):
+        with pytest.raises(BuildError, match="expected") as caught:
+            build.build_cpp("int answer( { return 42; }")
+        errors.append(caught.value)
+    assert compiler.runs == 1
+    assert len({str(error) for error in errors}) == 1
+    assert len({id(error) for error in errors}) == 3
+    now = time.monotonic()
+    monkeypatch.setattr(build.time, "monotonic", lambda: now + build.REFUSED_S + 1)
+    with pytest.raises(BuildError, match="expected"):
+        build.build_cpp("int answer( { return 42; }")
+    assert compiler.runs == 2
+
+
+def test_64_threads_are_refused_by_one_run(compiler: Compiler) -> None:
+    """Those that waited for it do not try for themselves."""
+    barrier, refused = threading.Barrier(64), []
+
+    def call() -> None:
+        barrier.wait()
+        try:
+            build.build_cpp("int answer( { return 42; }")
+        except BuildError as error:
+            refused.append(error.message)
+
+    threads = [threading.Thread(target=call) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 64
+    assert compiler.runs == 1
+
+
+def test_refused_sources_are_forgotten_when_they_are_many(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered is bounded."""
+    monkeypatch.setattr(build, "MAX_REFUSED", 2)
+    for number in range(4):
+        with pytest.raises(BuildError):
+            build.build_cpp(f"int answer{number}(")
+        assert len(build._refused) <= 2
+
+
+def test_a_compiler_that_takes_too_long_is_ended_with_its_children(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says the time and what to do, comes at once the second time, and no process is left."""
+    monkeypatch.setenv("FARFIELD_COMPILE_TIMEOUT_S", "0.5")
+    compiler.slow_down(60)
+    for _ in range(2):
+        begun = time.monotonic()
+        with pytest.raises(BuildTimeout, match=r"took more than 0\.5 s: smaller dims") as caught:
+            build.build_cpp(SOURCE)
+        assert caught.value.code == "build_timeout"
+        assert time.monotonic() - begun < 10
+    assert compiler.runs == 1
+    wait_for(lambda: not any(is_alive(pid) for pid in compiler.sleepers()), "the end of the compiler")
+    assert compiler.sleepers()
+    assert not list(compiler.cache.iterdir())
+
+
+def test_a_compiler_has_so_much_memory_and_no_more(compiler: Compiler) -> None:
+    """It and its children run under a limit of address space and one of processor time."""
+    limits = compiler.log.with_name("limits")
+    compiler.script.write_text(f'#!/bin/sh\nulimit -v > "{limits}"\nulimit -t >> "{limits}"\nexit 1\n')
+    with pytest.raises(BuildError):
+        build.build_cpp(SOURCE)
+    assert limits.read_text().split() == [str(build.COMPILE_KIB), str(int(build.COMPILE_TIMEOUT_S) + 1)]
+
+
+@pytest.mark.parametrize("words", ["soon", "0", "-3", "nan", "inf"])
+def test_a_wrong_time_limit_is_named(compiler: Compiler, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """And is not remembered against the source."""
+    monkeypatch.setenv("FARFIELD_COMPILE_TIMEOUT_S", words)
+    with pytest.raises(BuildError, match=f"FARFIELD_COMPILE_TIMEOUT_S is '{words}', a positive number"):
+        build.build_cpp(SOURCE)
+    monkeypatch.setenv("FARFIELD_COMPILE_TIMEOUT_S", "60")
+    assert build.build_cpp(SOURCE).answer() == 42
+
+
+def test_a_compiler_that_cannot_be_started_is_asked_again(compiler: Compiler) -> None:
+    """That is no fault of the source."""
+    text = compiler.script.read_text()
+    status = compiler.script.stat()
+    compiler.script.write_text(f"#!/no/such/shell\n{'#' * len(text)}"[: len(text)])
+    os.utime(compiler.script, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(BuildError, match=r"ended with 12[67]"):
+        build.build_cpp(SOURCE)
+    compiler.script.write_text(text)
+    os.utime(compiler.script, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert build.build_cpp(SOURCE).answer() == 42
 
 
@@ -127,14 +233,13 @@ def test_a_half_written_binary_is_never_used(compiler: Compiler) -> None:
 
 
 def test_the_binary_appears_under_its_name_only_when_complete(compiler: Compiler) -> None:
-    """While the compiler runs, its output has another name."""
-    script = Path(build.find_compiler() or "")
-    listing = compiler.log.with_name("listing")
+    """While the compiler runs, its output has another name and folder."""
+    listing, script = compiler.log.with_name("listing"), compiler.script
     text = script.read_text().replace("exec ", "").rstrip() + f'\nls "{compiler.cache}" > "{listing}"\n'
     script.write_text(text)
     assert build.build_cpp(SOURCE).answer() == 42
-    assert not [line for line in listing.read_text().split() if line.endswith(".so")]
-    assert [line for line in listing.read_text().split() if line.endswith(".tmp")]
+    assert [Path(line).suffix for line in listing.read_text().split()] == [".lock"]
+    assert [path.suffix for path in compiler.cache.iterdir()] == [".so"]
 
 
 def test_without_a_compiler_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

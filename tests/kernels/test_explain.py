@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from farfield_kernels import build
+from farfield_kernels.arguments import Sizes
 from farfield_kernels.choices import TO_MEASURE
 from farfield_kernels.cost import register_tile
 from farfield_kernels.explain import explain
+from farfield_kernels.machine import OF_KERNELS
 from farfield_kernels.operation import Spec
+from farfield_kernels.predict import CALL_S, STEP_S, predict
 from farfield_kernels.separate import LEAST_PAIRS
 from kernels.made_up_limits import keep, made_up_limits
 from kernels.test_cost import SEED, gaussian
@@ -34,7 +38,7 @@ def test_operations_of_a_pair_are_said_without_sizes() -> None:
     """They do not depend on them; nothing is predicted."""
     said = lines(gaussian(3), None)
     assert "per pair   3 add, 1 exp2, 5 fma" in said
-    assert not any(line.startswith(("limit", "chosen", "scheme")) for line in said)
+    assert not any(line.startswith(("limit", "chosen", "scheme", "Expected")) for line in said)
 
 
 def test_few_rows_have_columns_in_lanes() -> None:
@@ -79,14 +83,26 @@ def test_separation_says_why_and_why_not() -> None:
     assert passes(off, 10_000, 10_000) == "no: separation is off"
 
 
+def expected_ms(said: list[str], rate: str) -> float:
+    """The number in the line of the expected time, whose rate is that."""
+    (found,) = (re.fullmatch(r"Expected    about (\S+) ms: .* at the rate of (.*)", line) for line in said[-1:])
+    assert found is not None
+    assert found[2] == rate
+    return float(found[1])
+
+
 @pytest.mark.skipif(build.find_compiler() is None, reason="no C++ compiler is installed")
 def test_the_time_is_predicted_once_the_machine_is_measured() -> None:
     """Before, explain says what to run and measures nothing."""
     before = lines(gaussian(3), (16_000, 10_000))
+    steps = predict(gaussian(3), Sizes("float32", 16_000, 10_000, (), ((),) * 4)).steps
     assert f"limit      {TO_MEASURE}" in before
+    assert expected_ms(before, "a slow machine") == pytest.approx(1e3 * (CALL_S + STEP_S * steps), rel=1e-2)
     keep(made_up_limits())
     # (5 fma + an exp2 of 10) ns for 16 pairs
     after = lines(gaussian(3), (16_000, 10_000))
+    # a fused product of 1 ns for 16 lanes on 2 threads
+    assert expected_ms(after, "this machine") == pytest.approx(1e3 * OF_KERNELS * 1e-9 / 32 * steps, rel=1e-2)
     assert (
         "limit      at least 75 ms on 2 threads, 150 ms of CPU time: what arithmetic takes at full speed" in after
     )
@@ -112,4 +128,5 @@ def test_cuda_has_no_limit_of_this_machine() -> None:
     text = explain(gaussian(3), device="cuda", sizes=(10, 1_000_000), with_source=False)
     assert "chosen     for 10 rows" in text
     assert "limit" not in text
+    assert "Expected" not in text
     assert "scheme" not in text

@@ -73,7 +73,8 @@ def computed(operator: str, *arguments: Array) -> Array:
     variables = [variable(k, 1, "i") for k in range(len(arguments))]
     kernel = compiled_kernel([apply(operator, *variables)], dtype.name)
     result = np.empty((n, 1), dtype)
-    kernel([np.ascontiguousarray(points[:, None]) for points in arguments], [result], Extent(n, 1, terms=n))
+    columns = [np.ascontiguousarray(points[:, None]) for points in arguments]
+    kernel.launch(Extent(n, 1, terms=n))(columns, [result])
     return result[:, 0]
 
 
@@ -171,7 +172,7 @@ def test_zeros_of_powers_have_their_sign(dtype: str, target: str) -> None:
     y = np.array([3, 2, 0.5, 3, -3, -2, 101, 100], dtype)
     kernel = compiled_kernel([apply("Inv", apply("Powf", variable(0, 1, "i"), variable(1, 1, "i")))], dtype)
     result = np.empty((len(x), 1), dtype)
-    kernel([x[:, None], y[:, None]], [result], Extent(len(x), 1, terms=len(x)))
+    kernel.launch(Extent(len(x), 1, terms=len(x)))([x[:, None], y[:, None]], [result])
     assert result[:, 0].tolist() == [-np.inf, np.inf, np.inf, np.inf, -np.inf, np.inf, -np.inf, np.inf]
 
 
@@ -182,5 +183,5 @@ def test_zeros_keep_their_sign() -> None:
         formula = apply("Inv", apply(operator, variable(0, 1, "i")))
         kernel = compiled_kernel([formula], "float64")
         result = np.empty((2, 1))
-        kernel([points[:, None]], [result], Extent(2, 1, terms=2))
+        kernel.launch(Extent(2, 1, terms=2))([points[:, None]], [result])
         assert result[:, 0].tolist() == [np.inf, -np.inf], operator

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from farfield_kernels import build, launch
+from farfield_kernels import launch
 from farfield_kernels.engine import run
 from farfield_kernels.expr import Array
 from farfield_kernels.launch import Extent
@@ -69,7 +69,7 @@ def test_an_interrupt_leaves_no_thread_in_the_kernel() -> None:
     try:
         out = np.empty((len(large), 1), np.float32)
         with pytest.raises(KeyboardInterrupt):
-            kernel([large, large], [out], Extent(len(large), len(large), terms=len(large) ** 2))
+            kernel.launch(Extent(len(large), len(large), terms=len(large) ** 2))([large, large], [out])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -113,28 +113,3 @@ def test_a_sandbox_that_forbids_affinity_costs_speed_alone(monkeypatch: pytest.M
     expected = run(SPEC, [x, x]).arrays[0]
     monkeypatch.setattr(launch.os, "sched_setaffinity", refuse, raising=False)
     np.testing.assert_array_equal(run(SPEC, [x, x]).arrays[0], expected)
-
-
-def test_a_damaged_binary_is_compiled_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """A truncated file in the cache is replaced, not loaded and not left there."""
-    monkeypatch.setenv("FARFIELD_CACHE_DIR", str(tmp_path))
-    source = 'extern "C" int answer() { return 42; }  // damaged once'
-    build.build_cpp(source)
-    (binary,) = build.cache_dir().glob("*.so")
-    beginning = binary.read_bytes()[:100]
-    binary.unlink()  # the loaded one stays mapped
-    binary.write_bytes(beginning)
-    monkeypatch.setattr(build, "_libraries", {})
-    assert build.build_cpp(source).answer() == 42
-
-
-def test_a_cache_that_others_may_write_to_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """Its binaries would run with our rights; the error says how to mend it."""
-    folder = build.Path(str(tmp_path)) / "open"
-    folder.mkdir()
-    folder.chmod(0o777)
-    monkeypatch.setenv("FARFIELD_CACHE_DIR", str(folder))
-    with pytest.raises(build.BuildError, match="chmod"):
-        build.cache_dir()
-    folder.chmod(0o755)
-    assert build.cache_dir() == folder

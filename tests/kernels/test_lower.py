@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from farfield_kernels.emit import MAX_SOURCE
 from farfield_kernels.emit.statements import functions
-from farfield_kernels.errors import LimitError
+from farfield_kernels.errors import FormulaError, LimitError
+from farfield_kernels.expr import MAX_DEPTH, MAX_DIM, MAX_NODES
 from farfield_kernels.lower import MAX_SCALARS, MAX_VALUES, Program
 from farfield_kernels.operation import Spec
+from farfield_kernels.parse import MAX_NESTING, MAX_TEXT
 from farfield_kernels.schedule import Device
 from farfield_kernels.stages import plan_call
 
@@ -140,3 +144,43 @@ def test_only_functions_that_are_called_are_emitted() -> None:
     (with_exp,) = plan_call(SEED, "float32", "cpu").stages
     assert "V exp(V x)" in with_exp.emitted.source
     assert "exp" in functions(with_exp.emitted.source)
+
+
+# ---- bounds --------------------------------------------------------------------------------------------------
+
+PLANNED_S = 3.0  # of processor time, for what took 0.8 s; by steps for each pair of components it took 4 to 6 s
+
+LARGEST = {
+    "a large state": Spec("x - y", ("x = Vi(3000)", "y = Vj(3000)"), "LogSumExp"),
+    "many lists": Spec("x - y", ("x = Vi(3000)", "y = Vj(3000)"), "KMin", opt_arg=3),
+    "many results": Spec("SumT(x * y, 9000)", ("x = Vi(1)", "y = Vj(1)")),
+    "many products": Spec("TensorProd(x, y)", ("x = Vi(90)", "y = Vj(90)")),
+    "a doubled vector": Spec(
+        "a12", ("x = Vi(1)", "a0 = Concat(x, x)", *(f"a{k + 1} = Concat(a{k}, a{k})" for k in range(12)))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LARGEST)
+def test_a_source_that_would_take_minutes_to_compile_is_refused_first(what: str) -> None:
+    """Its operations are few enough, its text is too long: the error says how long it may be, and comes soon."""
+    begun = time.process_time()
+    with pytest.raises(LimitError, match=rf"has \d+ bytes, at most {MAX_SOURCE} are compiled") as caught:
+        plan_call(LARGEST[what], "float32", "cpu")
+    assert time.process_time() - begun < PLANNED_S
+    assert (caught.value.limit, caught.value.field) == (MAX_SOURCE, "formula")
+
+
+def test_limits_of_the_language_say_how_much_is_allowed() -> None:
+    """The error of the parser has the largest value, beside the place."""
+    for formula, limit in (
+        ("SumT(x, 70000)", MAX_DIM),
+        ("+".join(f"Sin({k}*x)" for k in range(900)), MAX_NODES),
+        ("x" + "+x" * 4_000, MAX_DEPTH),
+        ("(" * 100 + "x" + ")" * 100, MAX_NESTING),
+        ("x" * 30_000, MAX_TEXT),
+    ):
+        with pytest.raises(FormulaError, match=str(limit)) as caught:
+            plan_call(Spec(formula, ("x = Vi(1)",)), "float32", "cpu")
+        assert caught.value.limit == limit
+        assert caught.value.details()["limit"] == limit

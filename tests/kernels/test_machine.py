@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from farfield_kernels import build, machine
+from farfield_kernels.cache import keep as keep_file
 from farfield_kernels.errors import BuildError
 from farfield_kernels.machine import DTYPES, STEPS, Limits, kept_limits, limits_path, measured
 from kernels.made_up_limits import keep, made_up_limits
@@ -84,7 +85,7 @@ def test_damaged_limits_are_none(damage: Callable[[dict[str, Any]], None]) -> No
     damage(kept)
     path = limits_path()
     assert path is not None
-    path.write_text(json.dumps(kept))
+    keep_file(path, json.dumps(kept).encode())
     assert kept_limits() is None
 
 
@@ -93,7 +94,10 @@ def test_a_file_of_something_else_is_none(text: str) -> None:
     """Half a file, JSON of another kind, bytes."""
     path = limits_path()
     assert path is not None
-    path.write_bytes(text.encode("latin-1"))
+    content = text.encode("latin-1")
+    keep_file(path, content)
+    assert kept_limits() is None
+    path.write_bytes(content)
     assert kept_limits() is None
 
 

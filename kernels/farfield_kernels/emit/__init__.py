@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from ..errors import LimitError
 from ..lower import Program
 from ..schedule import Schedule
 from . import cpp, cuda
 
+MAX_SOURCE = 2 * 2**20  # bytes; a compiler takes minutes for less than half as many
+
 
 def emit(program: Program, schedule: Schedule) -> str:
-    """The source of one kernel: C++ for `cpu`, CUDA C++ for `cuda`."""
-    return cuda.emit(program, schedule) if schedule.device == "cuda" else cpp.emit(program, schedule)
+    """The source of one kernel: C++ for `cpu`, CUDA C++ for `cuda`.
+
+    Raises:
+        LimitError: it is longer than `MAX_SOURCE`.
+    """
+    source = cuda.emit(program, schedule) if schedule.device == "cuda" else cpp.emit(program, schedule)
+    if len(source) > MAX_SOURCE:
+        sentence = f"the source of the kernel has {len(source)} bytes, at most {MAX_SOURCE} are compiled"
+        raise LimitError(sentence, field="formula", limit=MAX_SOURCE)
+    return source
 
 
-__all__ = ["emit"]
+__all__ = ["MAX_SOURCE", "emit"]

@@ -10,6 +10,7 @@ walked in chunks of columns, and for each chunk
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 from ..reductions import Field
@@ -117,14 +118,16 @@ class Pairs(ComponentLoops):
                 return [self.row_value(n, r) if values[n].level == "row" else self.column_value(n) for n in found]
 
             body: list[str] = []
-            left = list(range(len(uses)))
+            left = sorted(last, key=last.__getitem__, reverse=True)
             for number in [*pairs, len(values)]:
                 if number in self.folds:
                     body.append(f"const V v{number}_{r} = {self.buffer(self.folds[number], r)};")
                 elif number < len(values):
                     body += [*read(values[number].args), statement(self.program, number, r)]
-                for k in [k for k in left if last[k] <= number]:
-                    left.remove(k)
+                ready = []
+                while left and last[left[-1]] <= number:
+                    ready.append(left.pop())
+                for k in sorted(ready):
                     body += [*read(uses[k][0]), *uses[k][1](r)]
             lines += block("", body)
         return lines
@@ -220,7 +223,7 @@ class Pairs(ComponentLoops):
         """The terms that are not folds, as (component, value)."""
         return [(o, number) for o, number in self.components if self.term_buffers[o] != self.folds.get(number)]
 
-    @property
+    @functools.cached_property
     def maxima(self) -> set[int]:
         """Components of a shifted sum whose maximum is found while their terms are stored: what registers hold."""
         is_shifted = self.program.reduction.scheme == "shifted sum"

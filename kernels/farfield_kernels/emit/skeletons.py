@@ -7,6 +7,9 @@ splits (and of rows, where both axes are reduced) are merged at the end.
 Which rows a block has, and which columns it meets, follows from the sizes, or is read from a table: `blocks` holds
 (first row, end of rows, first range, end of ranges) per block and `ranges` (first column, end of columns).
 `offsets` holds, per batch element, where in each argument its data begin; without it they begin at 0.
+
+Units are numbered, batch element by batch element, and a launch may compute some of them: those from the ticket's
+value to `end - 1`, on CUDA those from `first` on, as many as there are blocks of threads.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ enum {{ WIDE = BLOCK + 8, SPAN = CHUNK + 1 }};
 HOT i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 HOT V *at(T *memory, i64 element) {{ return (V *)(memory + element); }}
 
-extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 row_blocks, const i64 *blocks,
+extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_blocks, const i64 *blocks,
                                const i64 *ranges, const i64 *offsets, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {{
 {out_pointers}
@@ -41,7 +44,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lanes + lane_size);
   for (;;) {{
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
-    if (unit >= batches * row_blocks * splits) break;
+    if (unit >= end) break;
     const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
     const i64 whole[2] = {{split * span, smaller(cols, (split + 1) * span)}};
     const i64 *const entry = blocks + 4 * block;
@@ -138,10 +141,10 @@ static __device__ __forceinline__ i64 smaller(i64 a, i64 b) {{ return a < b ? a 
 static __device__ __forceinline__ T finite_or_zero(T x) {{ return x - x == K(0) ? x : K(0); }}
 {finite_wide}
 extern "C" __global__ void __launch_bounds__({threads})
-farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__restrict__ blocks,
+farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets{arguments}, f64 *partial) {{
   __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 unit = blockIdx.x;
+  const i64 unit = first + blockIdx.x;
   const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 *const entry = blocks + 4 * block;

@@ -22,10 +22,10 @@ static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ?
 static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
 extern "C" __global__ void __launch_bounds__(128)
-farfield_reduce(i64 rows, i64 cols, i64 splits, i64 row_blocks, const i64 *__restrict__ blocks,
+farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, const T *__restrict__ b2, const T *__restrict__ b3, const T *__restrict__ b4, T *__restrict__ o0, f64 *__restrict__ o1, f64 *partial) {
   __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 unit = blockIdx.x;
+  const i64 unit = first + blockIdx.x;
   const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
   const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
   const i64 *const entry = blocks + 4 * block;

@@ -76,7 +76,7 @@ enum { WIDE = BLOCK + 8, SPAN = CHUNK + 1 };
 HOT i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 HOT V *at(T *memory, i64 element) { return (V *)(memory + element); }
 
-extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 row_blocks, const i64 *blocks,
+extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_blocks, const i64 *blocks,
                                const i64 *ranges, const i64 *offsets, const void *const *in, void *const *out,
                                f64 *partial, i64 *ticket) {
   T *const o0 = (T *)out[0];
@@ -93,7 +93,7 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 batches, i64 
   f64 (*const wide)[SLOTS][WIDE] = (f64 (*)[SLOTS][WIDE])(lanes + lane_size);
   for (;;) {
     const i64 unit = __atomic_fetch_add(ticket, 1, __ATOMIC_RELAXED);
-    if (unit >= batches * row_blocks * splits) break;
+    if (unit >= end) break;
     const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
     const i64 whole[2] = {split * span, smaller(cols, (split + 1) * span)};
     const i64 *const entry = blocks + 4 * block;
