@@ -6,18 +6,22 @@ FarfieldError
 │   ├── DtypeError              an element type (also a TypeError)
 │   └── ShapeError              a shape
 ├── LimitError              more than the server or this installation computes at once
-├── BuildError              no compiler, or it failed
+├── BuildError              no compiler, or it failed or took too long
 │   └── DeviceError             the device is not there, or failed
 └── ServerError             the server, or the way to it
     ├── ConnectError            nothing answers at that address (also a ConnectionError)
-    ├── DeadlineError           no answer within timeout_s (also a TimeoutError)
+    ├── DeadlineError           no answer within timeout_s or the deadline (also a TimeoutError)
     ├── UnauthorizedError       no token, or one the server does not know
+    ├── ForbiddenError          a token that does not allow this
     ├── BusyError               the server is full or stopping: try again after `retry_after_s`
+    │   └── QuotaError              your own share of it is used up
+    ├── QuarantinedError        a computation that has killed its workers
     └── ProtocolError           an answer that cannot be read
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from farfield_kernels.errors import (
@@ -64,15 +68,29 @@ class ServerError(FarfieldError):
 
 
 class ConnectError(ServerError, ConnectionError):
-    """Nothing answers at that address, or the connection broke."""
+    """Nothing answers at that address, or the connection broke.
+
+    Its codes: `connect_error` and `bad_gateway` (a proxy does not reach the server) may pass; `unknown_host` and
+    `tls_error` do not.
+    """
 
     code = "connect_error"
 
 
 class DeadlineError(ServerError, TimeoutError):
-    """No answer within the session's `timeout_s`, or the server gave the request up."""
+    """No answer within `timeout_s` or before the call's deadline, or the server gave the request up.
+
+    Args:
+        message: what was waited for.
+        spent: if the client gave up, seconds by phase: connecting, sending, waiting, receiving, pausing.
+        details: see `ServerError`.
+    """
 
     code = "job_timeout"
+
+    def __init__(self, message: str, *, spent: dict[str, float] | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.spent = spent or {}
 
 
 class UnauthorizedError(ServerError):
@@ -81,10 +99,28 @@ class UnauthorizedError(ServerError):
     code = "unauthorized"
 
 
+class ForbiddenError(ServerError):
+    """The token is known and does not allow this."""
+
+    code = "forbidden"
+
+
 class BusyError(ServerError):
     """The server is full or stopping."""
 
     code = "server_busy"
+
+
+class QuotaError(BusyError):
+    """Your own share of the server is used up, however idle it is."""
+
+    code = "quota_exceeded"
+
+
+class QuarantinedError(ServerError):
+    """This computation has killed its workers and is not tried again."""
+
+    code = "quarantined"
 
 
 class ProtocolError(ServerError):
@@ -103,9 +139,19 @@ _CLASSES: tuple[type[FarfieldError], ...] = (
     DeviceError,
     DeadlineError,
     UnauthorizedError,
+    ForbiddenError,
     BusyError,
+    QuotaError,
+    QuarantinedError,
 )
-_BY_CODE = {kind.code: kind for kind in _CLASSES} | {"draining": BusyError, "no_worker": BusyError}
+_BY_CODE = {kind.code: kind for kind in _CLASSES} | {
+    "draining": BusyError,
+    "no_worker": BusyError,
+    "deadline_exceeded": DeadlineError,
+    "insufficient_memory": LimitError,
+    "headers_too_large": LimitError,
+    "build_timeout": BuildError,
+}
 
 
 def from_problem(problem: dict[str, Any]) -> FarfieldError:
@@ -120,11 +166,18 @@ def from_problem(problem: dict[str, Any]) -> FarfieldError:
             message,
             code=code,
             request_id=problem.get("request_id"),
-            retry_after_s=problem.get("retry_after_s"),
+            retry_after_s=_seconds(problem.get("retry_after_s")),
             field=field,
             limit=limit,
         )
-    return kind(message, field=field, limit=limit)
+    error = kind(message, field=field, limit=limit)
+    error.code = code
+    return error
+
+
+def _seconds(value: Any) -> float | None:
+    """What can be waited for; anything else is no advice."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None
 
 
 __all__ = [
@@ -136,9 +189,12 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "FarfieldError",
+    "ForbiddenError",
     "FormulaError",
     "LimitError",
     "ProtocolError",
+    "QuarantinedError",
+    "QuotaError",
     "ServerError",
     "ShapeError",
     "UnauthorizedError",

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import http.client
+import json
+import math
 import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgpack
-import numpy as np
 
 from farfield_kernels.operation import Spec
 
 from . import wire
-from .errors import ArgumentError, ConnectError, DeadlineError, FarfieldError, ProtocolError, from_problem
+from .clock import Clock
+from .connection import Connection, Cut, Reply
+from .errors import (
+    ArgumentError,
+    BusyError,
+    ConnectError,
+    DeadlineError,
+    FarfieldError,
+    ProtocolError,
+    ServerError,
+    from_problem,
+)
+from .retries import Retries
 from .wire import Array
 
 SCHEMES = "http://host:port, https://host:port, http+unix:///path, local:, local:cpu, local:cuda"
-SMALL_BYTES = 262_144  # pieces up to this total are joined and sent at once: one system call, one packet
 IDLE_CONNECTIONS = 8  # kept open per session
-MAX_PROBLEM_BYTES = 1_000_000
+DEADLINE_HEADER = "X-Farfield-Deadline-Ms"  # milliseconds left when the request is sent
+UNKNOWN_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+PROBLEMS: dict[str, Callable[[bytes], Any]] = {
+    "application/problem+msgpack": msgpack.unpackb,
+    "application/problem+json": json.loads,  # of a server that failed before it saw what was sent
+}
 
 Timing = dict[str, float]
 
@@ -35,7 +54,11 @@ class Transport(Protocol):
     url: str
 
     def call(
-        self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None
+        self,
+        spec: Spec,
+        arrays: Sequence[Array],
+        ranges: Sequence[Array] | None = None,
+        deadline: float | None = None,
     ) -> tuple[list[Array], Timing]:
         """Compute one call.
 
@@ -43,6 +66,7 @@ class Transport(Protocol):
             spec: what to compute.
             arrays: its arguments, C-contiguous and in native byte order.
             ranges: block-sparse ranges, six arrays of int64.
+            deadline: the `time.monotonic()` at which the call is given up.
 
         Returns:
             The results, and milliseconds by phase.
@@ -60,11 +84,17 @@ class Local:
         self.device = device
 
     def call(
-        self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None
+        self,
+        spec: Spec,
+        arrays: Sequence[Array],
+        ranges: Sequence[Array] | None = None,
+        deadline: float | None = None,
     ) -> tuple[list[Array], Timing]:
         """See `Transport.call`."""
         from farfield_kernels.engine import run
 
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineError("the call's deadline had passed before it began", code="deadline_exceeded")
         outcome = run(spec, arrays, device=self.device, ranges=ranges)
         timing = {name.removesuffix("_ms"): value for name, value in vars(outcome.timing).items()}
         return outcome.arrays, timing
@@ -82,10 +112,12 @@ class Http:
         url: `http://host:port`, `https://host:port` or `http+unix:///path/to/socket`.
         token: sent as bearer token if given.
         timeout_s: seconds to wait for each step of the connection; the server's own limit is its `job_timeout_s`.
+        retries: when a failed call is sent again. Default: see `retries`.
     """
 
-    def __init__(self, url: str, token: str | None, timeout_s: float) -> None:
+    def __init__(self, url: str, token: str | None, timeout_s: float, retries: Retries | None = None) -> None:
         self.url, self.timeout_s = url, timeout_s
+        self.retries = retries or Retries()
         try:
             parts = urlsplit(url)
             self.secure = parts.scheme == "https"
@@ -103,16 +135,24 @@ class Http:
             raise _unusable(url, "names no host")
         if self.socket_path is not None and (parts.netloc or not self.socket_path):
             raise _unusable(url, "names no socket by its full path")
-        self.headers = {"Content-Type": wire.FRAME, "User-Agent": "farfield"}
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.port != (443 if self.secure else 80):
+            host += f":{self.port}"
+        self.headers = {"Host": host, "Content-Type": wire.FRAME, "User-Agent": "farfield"}
         if token:
             if not token.isascii() or not token.isprintable():
                 raise ArgumentError("the token has characters that cannot be sent in a header", field="token")
             self.headers["Authorization"] = f"Bearer {token}"
-        self.idle: list[http.client.HTTPConnection] = []
+        self.idle: list[Connection] = []
         self.process = os.getpid()
+        self._tls: ssl.SSLContext | None = None
 
     def call(
-        self, spec: Spec, arrays: Sequence[Array], ranges: Sequence[Array] | None = None
+        self,
+        spec: Spec,
+        arrays: Sequence[Array],
+        ranges: Sequence[Array] | None = None,
+        deadline: float | None = None,
     ) -> tuple[list[Array], Timing]:
         """See `Transport.call`.
 
@@ -131,130 +171,129 @@ class Http:
             words["ranges"] = True
         pieces = wire.encode_call(words, [*arrays, *(ranges or ())])
         route = "/v1/vjp" if spec.wrt else "/v1/reduce"
-        body, timing = self._exchange(route, pieces)
+        body, timing = self._retried(route, pieces, Clock(self.timeout_s, deadline))
         return wire.decode_results(body), timing
 
-    def _exchange(self, route: str, pieces: list[memoryview]) -> tuple[memoryview, Timing]:
-        """One request, repeated once if a kept-alive connection turns out to be closed."""
+    def _retried(self, route: str, pieces: list[memoryview], clock: Clock) -> tuple[memoryview, Timing]:
+        """The answer, after as many retries as it takes and is allowed."""
+        self.retries.earn()
+        made = 0
         while True:
-            connection, is_reused = self._take()
             try:
-                answer = self._on(connection, route, pieces)
-            except FarfieldError:
-                connection.close()
-                raise
-            except TimeoutError:
-                connection.close()
-                raise DeadlineError(f"{self.url} did not answer within {self.timeout_s:g} s") from None
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
-                connection.close()
-                # The server closes idle connections; a request is a pure function, so sending it again is safe.
-                if not is_reused:
-                    raise ConnectError(f"{self.url} closed the connection: {error}") from None
-            except http.client.HTTPException as error:
-                connection.close()
-                raise ProtocolError(
-                    f"{self.url} does not answer like a Farfield server: {type(error).__name__} {error}"
-                ) from None
-            except OSError as error:
-                connection.close()
-                reason = error.strerror or str(error)
-                raise ConnectError(
-                    f"no Farfield server answers at {self.url} ({reason}): is it running?"
-                ) from None
-            except BaseException:
-                connection.close()
-                raise
+                reply = self._reply(route, pieces, clock)
+                if not reply.is_frame:
+                    raise self._refusal(reply)
+            except ServerError as error:
+                pause_s = self.retries.pause_s(error, made, min(self.timeout_s, clock.left_s()))
+                if pause_s is None:
+                    raise
             else:
-                if isinstance(answer, FarfieldError):
-                    raise answer
-                return answer
+                timing = _timing(reply.headers.get("Server-Timing", ""))
+                return reply.body, timing | ({"retries": made} if made else {})
+            clock.enter("pausing")
+            time.sleep(pause_s)
+            made += 1
 
-    def _on(
-        self, connection: http.client.HTTPConnection, route: str, pieces: list[memoryview]
-    ) -> tuple[memoryview, Timing] | FarfieldError:
-        length = sum(len(piece) for piece in pieces)
-        connection.putrequest("POST", self.base + route, skip_accept_encoding=True)
-        for name, value in self.headers.items():
-            connection.putheader(name, value)
-        connection.putheader("Content-Length", str(length))
-        if connection.sock is None:
-            connection.connect()
-        # A server that refuses a body may close before all of it is sent: its answer is there all the same.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if length <= SMALL_BYTES:
-                connection.endheaders(b"".join(pieces))
-            else:
-                connection.endheaders()
-                for piece in pieces:
-                    connection.send(piece)
-        with connection.getresponse() as response:
-            if response.status != 200:
-                return self._refused(connection, response)
-            return self._received(connection, response)
-
-    def _received(
-        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
-    ) -> tuple[memoryview, Timing]:
-        size = response.length
-        if size is None or response.headers.get_content_type() != wire.FRAME:
-            kind = response.headers.get_content_type()
-            raise ProtocolError(f"{self.url} answered with {kind}, not with a frame of known length")
-        body = np.empty(size, np.uint8).data
-        filled = 0
-        while filled < size:
-            count = response.readinto(body[filled:])
-            if not count:
-                raise ConnectError(f"{self.url} sent {filled} of {size} bytes and closed the connection")
-            filled += count
-        response.read()
-        self._give(connection, response)
-        return body, _timing(response.headers.get("Server-Timing", ""))
-
-    def _refused(
-        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
-    ) -> FarfieldError:
-        content = response.read(MAX_PROBLEM_BYTES)
-        kind = response.headers.get_content_type()
-        if response.isclosed():
-            self._give(connection, response)
-        else:
-            connection.close()
-        if kind != "application/problem+msgpack":
-            return ProtocolError(
-                f"{self.url} answered {response.status} {response.reason} as {kind}: is this a Farfield server?"
-            )
+    def _reply(self, route: str, pieces: list[memoryview], clock: Clock) -> Reply:
+        """One request, sent again at once if a kept-alive connection turns out to be closed."""
         try:
-            problem = msgpack.unpackb(content)
+            if (connection := self._take()) is not None:
+                try:
+                    return self._on(connection, route, pieces, clock)
+                except Cut as cut:
+                    if not cut.is_unanswered:
+                        raise
+                # The server closes idle connections; those that were idle for longer are closed too.
+                self.close()
+            return self._on(self._open(clock), route, pieces, clock)
+        except Cut as cut:
+            raise ConnectError(f"{self.url} {cut}closed the connection") from None
+        except http.client.HTTPException as error:
+            raise ProtocolError(
+                f"{self.url} does not answer like a Farfield server: {type(error).__name__} {error}"
+            ) from None
+        except UnicodeError as error:
+            raise ConnectError(f"{self.url} names no host ({error})", code="unknown_host") from None
+        except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # ours; the system's own has a number
+                raise clock.expired(self.url) from None
+            reason = error.strerror or str(error)
+            raise ConnectError(
+                f"no Farfield server answers at {self.url} ({reason}): is it running?", code=_lasting(error)
+            ) from None
+
+    def _on(self, connection: Connection, route: str, pieces: list[memoryview], clock: Clock) -> Reply:
+        try:
+            reply = connection.exchange(self._head(route, pieces, clock), pieces, clock)
+        except BaseException:
+            connection.close()
+            raise
+        if reply.is_last or len(self.idle) >= IDLE_CONNECTIONS:
+            connection.close()
+        else:
+            self.idle.append(connection)
+        return reply
+
+    def _head(self, route: str, pieces: list[memoryview], clock: Clock) -> str:
+        headers = self.headers | {"Content-Length": str(sum(len(piece) for piece in pieces))}
+        if (left_s := clock.left_s()) < math.inf:
+            headers[DEADLINE_HEADER] = str(max(1, int(1000 * left_s)))
+        lines = [f"POST {self.base}{route} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        return "".join(f"{line}\r\n" for line in lines)
+
+    def _refusal(self, reply: Reply) -> FarfieldError:
+        """The error that an answer other than a frame stands for."""
+        said = f"{self.url} answered {reply.status} {reply.reason}"
+        after_s = _retry_after_s(reply.headers.get("Retry-After", ""))
+        read = PROBLEMS.get(reply.kind)
+        if read is None:
+            if reply.status == 200:
+                return ProtocolError(f"{said} with {reply.kind}, not with a frame of known length")
+            if reply.status in (429, 503):
+                return BusyError(f"{said}: try again later", retry_after_s=after_s)
+            if reply.status in (502, 504):
+                words = f"{said}: a proxy does not reach the server"
+                return ConnectError(words, code="bad_gateway", retry_after_s=after_s)
+            return ProtocolError(f"{said} as {reply.kind}: is this a Farfield server?")
+        try:
+            problem = read(bytes(reply.body))
             if not isinstance(problem, dict):
                 raise TypeError(f"a {type(problem).__name__} where a map should be")
-            return from_problem(problem)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            return ProtocolError(f"{self.url} answered {response.status} with a body that cannot be read: {error}")
+            error = from_problem(problem)
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as reason:
+            return ProtocolError(f"{said} with a body that cannot be read: {reason}")
+        if isinstance(error, ServerError):
+            error.retry_after_s = max(filter(None, (error.retry_after_s, after_s)), default=None)
+        return error
 
-    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
+    def _take(self) -> Connection | None:
         # Without a lock: one that another thread held at a fork would stay locked in the child for ever.
         if self.process != os.getpid():
             self.close()  # the parent's connections are not ours to use
             self.process = os.getpid()
         with contextlib.suppress(IndexError):
-            return self.idle.pop(), True
-        return self._open(), False
+            return self.idle.pop()
+        return None
 
-    def _give(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        if not response.will_close and len(self.idle) < IDLE_CONNECTIONS:
-            self.idle.append(connection)
-        else:
-            connection.close()
-
-    def _open(self) -> http.client.HTTPConnection:
+    def _open(self, clock: Clock) -> Connection:
+        clock.enter("connecting")
         if self.socket_path is not None:
-            return _UnixConnection(self.socket_path, self.timeout_s)
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                clock.limit(sock)
+                sock.connect(self.socket_path)
+            except BaseException:
+                sock.close()
+                raise
+            return Connection(sock)
+        sock = socket.create_connection((self.host, self.port), clock.step_s())
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.secure:
-            return http.client.HTTPSConnection(
-                self.host, self.port, timeout=self.timeout_s, context=ssl.create_default_context()
-            )
-        return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
+            if self._tls is None:
+                self._tls = ssl.create_default_context()  # reads some hundred certificates
+            clock.limit(sock)
+            sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+        return Connection(sock)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -267,18 +306,23 @@ def _unusable(url: str, why: str) -> ArgumentError:
     return ArgumentError(f"the URL '{url}' {why}; the forms are {SCHEMES}", field="url")
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+def _lasting(error: OSError) -> str | None:
+    """The code of what trying again does not mend."""
+    if isinstance(error, socket.gaierror) and error.errno in UNKNOWN_HOST:
+        return "unknown_host"
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return "tls_error"
+    return None
 
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self.path = path
 
-    def connect(self) -> None:
-        """Connect to the path."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+def _retry_after_s(header: str) -> float | None:
+    """`120` or `Wed, 21 Oct 2015 07:28:00 GMT` -> seconds from now."""
+    if header.isascii() and header.isdigit():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _timing(header: str) -> Timing:

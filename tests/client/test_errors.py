@@ -13,8 +13,11 @@ from farfield.errors import (
     DeviceError,
     DtypeError,
     FarfieldError,
+    ForbiddenError,
     FormulaError,
     LimitError,
+    QuarantinedError,
+    QuotaError,
     ServerError,
     ShapeError,
     UnauthorizedError,
@@ -30,6 +33,7 @@ CLASSES: dict[str, type[FarfieldError]] = {
     "shape_error": ShapeError,
     "limit_exceeded": LimitError,
     "build_error": BuildError,
+    "build_timeout": BuildError,
     "device_error": DeviceError,
     "error": ServerError,
     "service_error": ServerError,
@@ -39,13 +43,20 @@ CLASSES: dict[str, type[FarfieldError]] = {
     "method_not_allowed": ServerError,
     "length_required": ServerError,
     "receive_timeout": ServerError,
+    "client_left": ServerError,
     "unsupported_media_type": ServerError,
+    "quota_exceeded": QuotaError,
     "server_busy": BusyError,
     "draining": BusyError,
     "no_worker": BusyError,
     "worker_died": ServerError,
     "job_timeout": DeadlineError,
+    "deadline_exceeded": DeadlineError,
     "internal_error": ServerError,
+    "forbidden": ForbiddenError,
+    "insufficient_memory": LimitError,
+    "headers_too_large": LimitError,
+    "quarantined": QuarantinedError,
 }
 
 # Class -> what else a caller may catch it as.
@@ -58,10 +69,11 @@ ALSO = [
     (DeviceError, BuildError),
     (farfield.errors.ConnectError, ConnectionError),
     (DeadlineError, TimeoutError),
+    (QuotaError, BusyError),
 ]
 
 
-@pytest.mark.parametrize("code", ANSWERS)
+@pytest.mark.parametrize("code", sorted({*ANSWERS, *CLASSES}))
 def test_every_code_of_the_server_has_its_class(code: str) -> None:
     """Exactly the tabled class, whatever other packages of Farfield are imported; the code stays readable."""
     error = from_problem({"code": code, "message": "why"})
@@ -100,8 +112,8 @@ def test_a_problem_without_anything_is_still_an_error() -> None:
 
 
 @pytest.mark.parametrize(("kind", "also"), ALSO)
-def test_errors_are_pythons_own_too(kind: type[FarfieldError], also: type[Exception]) -> None:
-    """Who catches ValueError or TimeoutError catches ours."""
+def test_errors_are_of_wider_kinds_too(kind: type[FarfieldError], also: type[Exception]) -> None:
+    """Who catches ValueError or TimeoutError catches ours; who waits for a busy server waits for a quota."""
     assert issubclass(kind, also)
     assert issubclass(kind, FarfieldError)
 

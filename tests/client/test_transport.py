@@ -30,6 +30,8 @@ from farfield.session import Session
 from farfield.transport import Http
 from farfield.wire import FRAME
 from farfield_kernels.operation import Spec
+from farfield_service.keys import create_key
+from peer import quick
 from serving import GAUSSIAN, Server, environment, frame, gaussian, gaussian_arrays, serving, wait_for
 
 FORKING = Path(__file__).with_name("forking_program.py")
@@ -264,7 +266,7 @@ STRANGE: dict[str, tuple[bytes, type[FarfieldError], str]] = {
     "another protocol": (b"SSH-2.0-OpenSSH_9.2\r\n", ProtocolError, "does not answer like"),
     "a web page": (answer(b"<html>", "text/html"), ProtocolError, "text/html"),
     "a web page as error": (answer(b"<html>", "text/html", "404 Not Found"), ProtocolError, "404"),
-    "a proxy's error": (answer(b"no upstream", "text/plain", "502 Bad Gateway"), ProtocolError, "502"),
+    "a proxy's error": (answer(b"no upstream", "text/plain", "502 Bad Gateway"), ConnectError, "502"),
     "a redirect": (answer(b"", "text/html", "301 Moved"), ProtocolError, "301"),
     "a frame of nonsense": (answer(b"x" * 100), ProtocolError, "cannot be read"),
     "an empty frame": (answer(b""), ProtocolError, "cannot be read"),
@@ -292,7 +294,7 @@ STRANGE: dict[str, tuple[bytes, type[FarfieldError], str]] = {
 def test_answers_that_are_not_farfields_are_named(name: str) -> None:
     """Each row has its class, and its message the URL and what was wrong."""
     sent, kind, words = STRANGE[name]
-    with answering(sent) as url, opened(url) as session, pytest.raises(FarfieldError) as caught:
+    with answering(sent) as url, quick(url, most=0) as session, pytest.raises(FarfieldError) as caught:
         check(session)
     assert type(caught.value) is kind
     assert words in str(caught.value)
@@ -330,12 +332,14 @@ def test_a_refused_body_is_a_limit_error_and_not_a_broken_pipe(tmp_path: Path) -
 
 def test_a_token_opens_a_server_that_needs_one(tmp_path: Path) -> None:
     """The right one computes; none and a wrong one are UnauthorizedError."""
-    with serving(tmp_path, FARFIELD_TOKENS="sesame,mellon") as server:
-        for token in ("sesame", "mellon"):
+    path = tmp_path / "keys.json"
+    tokens = [create_key(path, name) for name in ("alice", "bob")]
+    with serving(tmp_path, "--keys-file", str(path)) as server:
+        for token in tokens:
             with opened(server.url, token) as session:
                 check(session)
         for token in (None, "wrong"):
-            with opened(server.url, token) as session, pytest.raises(UnauthorizedError, match="needs a token"):
+            with opened(server.url, token) as session, pytest.raises(UnauthorizedError, match="needs a key"):
                 check(session)
 
 
@@ -360,5 +364,5 @@ def test_a_call_leaves_its_timing(server: Server) -> None:
     with opened(server.url) as session:
         check(session)
         timing = session.last_timing
-    assert list(timing) == ["recv", "queue", "compile", "h2d", "kernel", "d2h"]
+    assert list(timing) == ["recv", "queue", "handoff", "compile", "h2d", "kernel", "d2h"]
     assert all(value >= 0 for value in timing.values())
