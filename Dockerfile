@@ -35,6 +35,7 @@ ENV PATH=/opt/farfield/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     FARFIELD_HOST=0.0.0.0 \
     FARFIELD_PORT=8642 \
+    FARFIELD_KEYS_FILE=/etc/farfield/keys.json \
     FARFIELD_CACHE_DIR=/var/cache/farfield/kernels
 
 USER 10001:10001

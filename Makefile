@@ -3,9 +3,12 @@
 # make check  style, types, import boundaries, deployment files
 # make docs   tables in the documentation, renewed from the declarations
 # make fuzz   2,000 random formulas through every check; FUZZ_ARGS="--formulas 10 --seed 7" draws those of one seed
+# make soak   the tests for faults in their long forms: 100,000 broken requests, 100 killed workers, ten minutes of load
+#             and more, for about an hour
 # make bench  figures, written to benchmarks/results/: against every peer on the CPU, and through a server;
 #             BENCH_ARGS="--sections drawn --seed 7" says which, benchmarks/cpu.py --help lists them
 # make bench-peers   pykeops, torch and JAX, which the benchmarks compare with, in a virtual environment of their own
+# make bench-faults   how the server fares under faults: memory, recovery, and healthy clients beside slow ones
 # make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
@@ -18,13 +21,16 @@ PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test check docs fuzz bench bench-agreement bench-peers clean
+.PHONY: demo test soak check docs fuzz bench bench-agreement bench-faults bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/faults --soak --timeout 3600 $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,6 +53,9 @@ bench: $(VENV)/.dev bench-peers
 
 bench-agreement: $(VENV)/.dev bench-peers
 	$(BIN)/python benchmarks/agreement.py
+
+bench-faults: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python benchmarks/fault_figures.py $(BENCH_ARGS)
 
 bench-peers: $(VENV)-peers/.peers
 

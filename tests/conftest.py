@@ -1,4 +1,4 @@
-"""What every test shares: a kernel cache of its own, and the option that rewrites golden files."""
+"""What every test shares: a kernel cache of its own, and options: `--update-golden`, `--soak`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ pytest_plugins = ("serving",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` writes the golden files anew instead of comparing with them."""
+    """`--update-golden` writes the golden files anew instead of comparing with them; `--soak` takes hours."""
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+    parser.addoption("--soak", action="store_true", help="the long forms of the tests for faults")
+
+
+@pytest.fixture(scope="session")
+def is_soak(request: pytest.FixtureRequest) -> bool:
+    """Whether tests that have a long form take it; see `faults.count`."""
+    return bool(request.config.getoption("--soak"))
 
 
 @pytest.fixture(scope="session", autouse=True)

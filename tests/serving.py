@@ -32,6 +32,7 @@ T = TypeVar("T")
 ARENA_BYTES = 64 * 2**20
 WAIT_S = 30.0  # for anything that should happen soon, on a machine that does much else
 
+COPY = Spec("x*y", ("x = Vi(2)", "y = Vj(1)"))  # with one row of y = 1 the result is x, to the bit
 GAUSSIAN = Spec("Exp(-SqDist(x,y))*b", ("x = Vi(3)", "y = Vj(3)", "b = Vj(2)"))
 
 
@@ -44,6 +45,11 @@ def gaussian_arrays(seed: int = 0, M: int = 7, N: int = 5, dtype: str = "float64
 def gaussian(x: Array, y: Array, b: Array) -> Array:
     """GAUSSIAN computed by NumPy."""
     return np.exp(-((x[:, None] - y[None]) ** 2).sum(2)) @ b
+
+
+def numbered(rows: int, number: float = 0.0) -> list[Array]:
+    """Arguments of COPY, unlike those of any other number."""
+    return [np.stack([np.full(rows, float(number)), np.arange(rows)], 1), np.ones((1, 1))]
 
 
 def words(spec: Spec) -> dict[str, Any]:
@@ -60,9 +66,8 @@ def frame(spec: Spec, arrays: list[Array]) -> bytes:
 def post_head(length: int, kind: str = FRAME, path: str = "/v1/reduce", token: str | None = None) -> bytes:
     """The head of a request, for tests that write to the socket themselves."""
     more = f"Authorization: Bearer {token}\r\n" if token else ""
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: farfield\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{more}\r\n"
-    ).encode()
+    start = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+    return f"{start}Content-Type: {kind}\r\nContent-Length: {length}\r\n{more}\r\n".encode()
 
 
 @dataclass(frozen=True)

@@ -1,44 +1,158 @@
-"""Headers and words -> an admitted job, or a refusal before work is done: identity, limits, room for results."""
+"""Headers and words -> an admitted job, or a refusal before work is done: limits, room for results."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import asyncio
+import time
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from farfield_kernels.arguments import Sizes, check_arguments, numpy_dtype, result_bytes, result_shapes
 from farfield_kernels.errors import LimitError
 from farfield_kernels.expr import Array
-from farfield_kernels.operation import Operation
+from farfield_kernels.operation import Operation, Spec
+from farfield_kernels.predict import Prediction, predict
 from farfield_kernels.ranges import NAMES as RANGES
 
 from .arena import ALIGNMENT, Arena, Lease
-from .errors import BadRequest, LengthRequired, Unauthorized, UnsupportedMediaType
+from .errors import (
+    BadRequest,
+    DeadlineExceeded,
+    InsufficientMemory,
+    LengthRequired,
+    UnsupportedMediaType,
+)
+from .queue import Job
 from .settings import Settings
 from .wire import FRAME, MSGPACK, Call
 
+if TYPE_CHECKING:
+    from .keys import User
+    from .state import State
 
-class Gate:
-    """Who may come in: tokens are kept hashed and compared in constant time."""
+MAX_PREDICTIONS = 4096  # kept
+MAX_DEADLINE_MS = 86_400_000
+REFUSED_FACTOR = 3  # by which a prediction has to exceed the limit: it may be wrong by about that
 
-    def __init__(self, tokens: tuple[str, ...]) -> None:
-        self.digests = tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
 
-    def check(self, authorization: str | None) -> None:
-        """Pass the header `Authorization: Bearer TOKEN` of a known token; everybody, if there are no tokens.
+@dataclass(frozen=True)
+class Forecast:
+    """What a request is expected to take.
+
+    Args:
+        kind: by which the rate of such requests is learned.
+        prediction: its work.
+        seconds: of the device.
+    """
+
+    kind: Hashable
+    prediction: Prediction
+    seconds: float
+
+
+class Admission:
+    """One request on its way in: whose it is, until when it is wanted, and whether it can be computed by then.
+
+    Args:
+        state: of the server.
+        user: who sends it.
+        deadline: on the queue's clock, in seconds; none if the caller set none.
+    """
+
+    def __init__(self, state: State, user: User, deadline: float | None) -> None:
+        self.state, self.user, self.deadline = state, user, deadline
+
+    async def admit(self, spec: Spec, sizes: Sizes) -> Forecast:
+        """Check a request before its data have come.
+
+        Returns:
+            What it is expected to take.
 
         Raises:
-            Unauthorized: otherwise.
+            ServerBusy, QuotaExceeded: too many requests wait, of all users or of this one.
+            Quarantined: workers die of it.
+            InsufficientMemory: the device has less memory than it needs.
+            LimitError: it would take longer than this server allows.
+            DeadlineExceeded: it would take longer than its caller waits.
         """
-        if not self.digests:
-            return
-        scheme, _, token = (authorization or "").partition(" ")
-        digest = hashlib.sha256(token.strip().encode()).digest()
-        known = [hmac.compare_digest(digest, other) for other in self.digests]
-        if scheme.lower() != "bearer" or not any(known):
-            raise Unauthorized("this server needs a token: send 'Authorization: Bearer TOKEN'")
+        state, settings, user = self.state, self.state.settings, self.user
+        state.queue.check_room(user.name, user.max_waiting, arriving=state.arriving[user.name] - 1)
+        state.pool.check(spec)
+        prediction = await self._predicted(spec, sizes)
+        memory_bytes = state.pool.facts.get("memory_bytes")
+        if memory_bytes is not None and prediction.device_bytes > memory_bytes:
+            raise InsufficientMemory(
+                f"{prediction.device_bytes} bytes of device memory are needed, this server's has {memory_bytes}",
+                limit=memory_bytes,
+            )
+        kind = (spec, sizes.dtype)
+        estimate_s = state.rates.seconds(kind, prediction)
+        if estimate_s > REFUSED_FACTOR * settings.job_timeout_s and state.rates.knows(kind):
+            raise LimitError(
+                f"it would take about {estimate_s:.3g} s, above this server's {settings.job_timeout_s:g} s",
+                limit=int(settings.job_timeout_s),
+            )
+        if self.deadline is not None:
+            wait_s = state.queue.expected_wait_s(user.name, estimate_s, user.weight)
+            left_s = self.deadline - state.queue.now()
+            if wait_s + estimate_s > left_s:
+                raise DeadlineExceeded(
+                    f"it would wait about {wait_s:.3g} s and take {estimate_s:.3g} s, "
+                    f"and its deadline is {left_s:.3g} s away"
+                )
+        return Forecast(kind, prediction, estimate_s)
+
+    async def _predicted(self, spec: Spec, sizes: Sizes) -> Prediction:
+        """The work of a request; a new one is planned in a thread, as that may take a second."""
+        known, what = self.state.predictions, (spec, sizes)
+        found = known.get(what)
+        if found is None:
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self.state.planner, predict, spec, sizes, self.state.pool.device)
+            if len(known) == MAX_PREDICTIONS:
+                known.clear()
+            known[what] = found
+        return found
+
+    def check_deadline(self) -> None:
+        """Pass if the result is still wanted.
+
+        Raises:
+            DeadlineExceeded: it is not.
+        """
+        if self.deadline is not None and self.deadline < self.state.queue.now():
+            raise DeadlineExceeded("the deadline passed before the result was sent")
+
+    def job(self, spec: Spec, message: dict[str, Any], leases: list[Lease], forecast: Forecast) -> Job:
+        """The request as a job."""
+        return Job(
+            message,
+            leases,
+            asyncio.get_running_loop().create_future(),
+            user=self.user.name,
+            estimate_s=forecast.seconds,
+            spec=spec,
+            weight=self.user.weight,
+            deadline=self.deadline,
+            max_waiting=self.user.max_waiting,
+        )
+
+
+def read_deadline(headers: dict[str, str]) -> float | None:
+    """When the caller stops waiting, on the monotonic clock, by the header `X-Farfield-Deadline-Ms`.
+
+    Raises:
+        BadRequest: it is no number of milliseconds from 1 to a day.
+    """
+    text = headers.get("x-farfield-deadline-ms")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or not 1 <= int(text) <= MAX_DEADLINE_MS:
+        raise BadRequest(f"X-Farfield-Deadline-Ms is 1 to {MAX_DEADLINE_MS}, got '{text[:40]}'")
+    return time.monotonic() + int(text) / 1e3
 
 
 def check_body_headers(settings: Settings, headers: dict[str, str]) -> tuple[str, int]:

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,17 +24,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from farfield_kernels import __version__
 from farfield_kernels.errors import FarfieldError
 
-from .admission import Gate
 from .arena import Arena
 from .errors import ANSWERS, BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, problem
+from .gate import Gate
+from .keys import User, open_keys
+from .logs import Answered, current_request, log_access
+from .metrics import Metrics
 from .pool import Pool
 from .queue import Queue
 from .routes import compute, health, info
 from .settings import Settings
 from .state import State
+from .tracing import open_tracing
 from .wire import FRAME, MSGPACK
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from .spans import Spans
 
 log = logging.getLogger("farfield.app")
 
@@ -41,15 +51,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Args:
         settings: read from the environment if not given.
+
+    Raises:
+        KeysError: the key file cannot be used, or there is none where others could come in.
     """
     chosen = settings or Settings()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         arena = Arena(chosen.arena_bytes)
-        queue = Queue(chosen.max_queue)
-        pool = Pool(chosen, arena, queue)
-        app.state.farfield = State(chosen, arena, queue, pool)
+        queue = Queue(chosen.max_queue, chosen.max_queue_per_user, workers=chosen.workers, slice_s=chosen.part_s)
+        metrics = Metrics()
+        pool = Pool(chosen, arena, queue, metrics)
+        app.state.farfield = State(chosen, arena, queue, pool, metrics)
         pool.begin()
         warming = asyncio.create_task(arena.warm(), name="farfield arena")
         try:
@@ -57,13 +71,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             app.state.farfield.is_draining = True
             await pool.end()
+            app.state.farfield.planner.shutdown(wait=False, cancel_futures=True)
             warming.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await warming
             with contextlib.suppress(BufferError):  # a view that is still exported dies with the process
                 arena.close()
 
-    app = FastAPI(title="Farfield", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="Farfield",
+        version=__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
     for part in (compute, health, info):
         app.include_router(part.router)
     # FastAPI documents these routes; its dependency machinery, which they do not use, costs 0.1 ms of each call.
@@ -74,7 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ]
     for kind in (FarfieldError, ValidationError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_error)
-    app.add_middleware(_Guard, gate=Gate(chosen.token_list()))
+    app.add_middleware(_Guard, gate=Gate(chosen, open_keys(chosen)), spans=open_tracing())
     return app
 
 
@@ -95,12 +116,12 @@ def _as_error(raised: Exception, request_id: str) -> FarfieldError:
 async def _answer_error(request: Request, raised: Exception) -> Response:
     error = _as_error(raised, request.scope["farfield.request_id"])
     request.scope["farfield.reason"] = error.code
-    response = error_response(error, request.scope["farfield.request_id"], dict(request.headers))
+    response = error_response(error, request.scope["farfield.request_id"], request.headers)
     response.headers.update(getattr(raised, "headers", None) or {})  # Allow, of a 405
     return response
 
 
-def error_response(error: FarfieldError, request_id: str, headers: dict[str, str]) -> Response:
+def error_response(error: FarfieldError, request_id: str, headers: Mapping[str, str]) -> Response:
     """`application/problem+json`, or its msgpack twin for callers that sent msgpack."""
     status = ANSWERS[error.code].status
     content = problem(error, request_id) | {"status": status}
@@ -116,18 +137,25 @@ def error_response(error: FarfieldError, request_id: str, headers: dict[str, str
 
 
 class _Guard:
-    """Around every request: an id, the token, and the count of the answer."""
+    """Around every request: an id, the user, its count; around one that computes, a log line and a span."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
-        self.app, self.gate = app, gate
+    def __init__(self, app: ASGIApp, gate: Gate, spans: Spans | None) -> None:
+        self.app, self.gate, self.spans = app, gate, spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        begun = time.perf_counter()
         scope["farfield.request_id"] = request_id = uuid.uuid4().hex
-        path = scope["path"]
+        current_request.set(request_id)
+        path, headers = scope["path"], Headers(scope=scope)
+        op = path.removeprefix("/v1/") if path in ("/v1/reduce", "/v1/vjp") else "other"
         status: int | None = None
+        span: Span | None = None
+        if self.spans and op != "other":
+            span = self.spans.begin(op, headers, request_id)
+            scope["farfield.traceparent"] = self.spans.traceparent(span)
 
         async def count(message: Message) -> None:
             nonlocal status
@@ -137,24 +165,30 @@ class _Guard:
             await send(message)
 
         try:
-            if path not in OPEN_PATHS:
-                self.gate.check(_header(scope, b"authorization"))
+            scope["farfield.user"] = self.gate.admit(path, headers)
             await self.app(scope, receive, count)
         except Exception as raised:
             if status is not None:  # the answer has begun: the connection can only be broken off
+                scope["farfield.reason"] = InternalError.code
                 raise
             error = _as_error(raised, request_id)
             scope["farfield.reason"] = error.code
-            names = ("content-type", "accept")
-            headers = {name: _header(scope, name.encode()) or "" for name in names}
             response = error_response(error, request_id, headers)
             await response(scope, receive, count)
         finally:
-            metrics = scope["app"].state.farfield.metrics
-            op = path.removeprefix("/v1/") if path in ("/v1/reduce", "/v1/vjp") else "other"
-            metrics.observe_answer(op, status or 500, scope.get("farfield.reason", "ok"))
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    found = [value for key, value in scope["headers"] if key == name]
-    return found[0].decode("latin-1") if found else None
+            reason = scope.get("farfield.reason", "ok" if status else InternalError.code)
+            user: User | None = scope.get("farfield.user")
+            answered = Answered(
+                request_id=request_id,
+                op=op,
+                status=status or 500,
+                reason=reason,
+                seconds=time.perf_counter() - begun,
+                user=user.name if user else None,
+                spec=scope.get("farfield.spec"),
+            )
+            scope["app"].state.farfield.metrics.observe_answer(answered)
+            if op != "other":
+                log_access(answered)
+            if self.spans and span:
+                self.spans.end(span, answered)

@@ -1,11 +1,13 @@
-"""The `farfield` command: serve, demo, explain, bench, doctor."""
+"""The `farfield` command: serve, keys, demo, explain, bench, doctor."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from farfield_kernels import __version__
@@ -48,11 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
         "serve",
         help="run the server",
         description="Run the server. Every flag is also an environment variable: --max-queue is "
-        "FARFIELD_MAX_QUEUE. Tokens are taken from FARFIELD_TOKENS alone, as flags are visible to every "
-        "user of the machine.",
+        "FARFIELD_MAX_QUEUE. 'farfield keys create' makes keys for those who are let in.",
     )
     _add_settings(serve)
     serve.set_defaults(run=_serve)
+
+    _add_keys(commands)
 
     demo = commands.add_parser(
         "demo",
@@ -81,6 +84,48 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_keys(commands: Commands) -> None:
+    keys = commands.add_parser(
+        "keys",
+        help="make, list and revoke the keys of a server's users",
+        description="Make, list and revoke the keys of a server's users. A running server follows in a second.",
+    )
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    create = actions.add_parser(
+        "create",
+        help="make a key for a user",
+        description="Make a key and print it, alone on standard output. This is the only time, as the file keeps "
+        "no more than its digest. Its user gives it to farfield.connect(url, token=...) or sets FARFIELD_TOKEN.",
+        epilog="example: farfield keys create alice --scopes compute > alice.key",
+    )
+    create.add_argument("user", metavar="NAME", help="whose key it is; several keys of one name share its turn")
+    create.add_argument(
+        "--scopes",
+        type=lambda text: text.split(","),
+        default=["compute"],
+        help="what it is good for, comma separated, of compute, metrics and admin (default: compute)",
+    )
+    create.add_argument(
+        "--weight", type=float, default=1.0, help="share of the device relative to other users' (default: 1)"
+    )
+    create.add_argument(
+        "--max-waiting", type=int, metavar="N", help="requests of this user that may wait (default: no own limit)"
+    )
+    create.set_defaults(act=_create_key)
+    show = actions.add_parser("list", help="show all keys", description="Show all keys, without their secrets.")
+    show.set_defaults(act=_list_keys)
+    revoke = actions.add_parser(
+        "revoke", help="take a key back", description="Take a key back: it opens nothing any more."
+    )
+    revoke.add_argument("id", metavar="ID", help="its id, as 'farfield keys list' shows it")
+    revoke.set_defaults(act=_revoke_key)
+    for action in (create, show, revoke):
+        action.set_defaults(run=_keys)
+        action.add_argument(
+            "--file", metavar="PATH", help="key file (default: FARFIELD_KEYS_FILE or ~/.config/farfield/keys.json)"
+        )
 
 
 def _add_explain(commands: Commands) -> None:
@@ -126,20 +171,17 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("rest", nargs=argparse.REMAINDER)  # running it says what to install
         return
     for name, field in Settings.model_fields.items():
-        if name != "tokens":
-            parser.add_argument(
-                f"--{name.replace('_', '-')}",
-                help=f"{field.description} (default: {field.default})".replace("%", "%%"),
-            )
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            help=f"{field.description} (default: {field.default})".replace("%", "%%"),
+        )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    try:
+    with _server_installed():
         from pydantic import ValidationError
 
         from .settings import Settings
-    except ImportError as error:
-        raise CommandError(f"the server is not installed ({error}): pip install 'farfield[server]'") from None
     given = {name: getattr(options, name, None) for name in Settings.model_fields}
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
@@ -150,6 +192,15 @@ def _settings(options: argparse.Namespace) -> Settings:
         raise CommandError(f"{flag}: {first['msg']}, got '{first['input']}'") from None
 
 
+@contextlib.contextmanager
+def _server_installed() -> Iterator[None]:
+    """Around imports that need what the extra `server` brings."""
+    try:
+        yield
+    except ImportError as error:
+        raise CommandError(f"the server is not installed ({error}): pip install 'farfield[server]'") from None
+
+
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
     from .serve import StartError, serve
@@ -158,6 +209,45 @@ def _serve(options: argparse.Namespace) -> int:
         return serve(settings)
     except StartError as error:
         raise CommandError(str(error)) from None
+
+
+def _keys(options: argparse.Namespace) -> int:
+    with _server_installed():
+        from .keys import KeysError, default_path
+    path = Path(options.file or os.environ.get("FARFIELD_KEYS_FILE") or default_path()).expanduser()
+    try:
+        options.act(path, options)
+    except KeysError as error:
+        raise CommandError(str(error)) from None
+    return 0
+
+
+def _create_key(path: Path, options: argparse.Namespace) -> None:
+    from .keys import create_key
+
+    key = create_key(path, options.user, options.scopes, options.weight, options.max_waiting)
+    about = f"a key of {options.user} for {', '.join(options.scopes)}, kept in {path}; it is shown this once:"
+    print(about, file=sys.stderr, flush=True)
+    print(key)
+
+
+def _list_keys(path: Path, options: argparse.Namespace) -> None:
+    from .keys import read_keys
+
+    row = "{:<10}{:<20} {:<24}{:<8}{:<9}{}"
+    keys = read_keys(path)
+    print(row.format("id", "user", "scopes", "weight", "waiting", "created"))
+    for key in keys:
+        waiting = "" if key.max_waiting is None else key.max_waiting
+        created = key.created.isoformat(timespec="seconds")
+        print(row.format(key.id, key.user, ",".join(key.scopes), f"{key.weight:g}", waiting, created))
+
+
+def _revoke_key(path: Path, options: argparse.Namespace) -> None:
+    from .keys import revoke_key
+
+    key = revoke_key(path, options.id)
+    print(f"key {key.id} of {key.user} is revoked")
 
 
 def _demo(options: argparse.Namespace) -> int:

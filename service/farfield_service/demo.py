@@ -11,7 +11,9 @@ from .cli import CommandError
 
 EXAMPLE = "sum_reduction.py"
 STOP_TIMEOUT_S = 15
-REMOTE = ("FARFIELD_HOST", "FARFIELD_UDS", "FARFIELD_TOKENS", "FARFIELD_URL", "FARFIELD_TOKEN")  # not the demo's
+REMOTE = {  # not the demo's
+    f"FARFIELD_{name}" for name in ("HOST", "UDS", "KEYS_FILE", "REQUIRE_KEYS", "ALLOWED_HOSTS", "URL", "TOKEN")
+}
 
 
 def run_demo(script: str | None) -> int:

@@ -6,16 +6,21 @@ FarfieldError (of the compiler)
     ├── HeadersTooLarge       the head of a request
     ├── ClientLeft            the connection ended before the body did
     ├── ReceiveTimeout        the sender of a body fell silent
-    ├── Unauthorized          no token, or one that is not known
+    ├── Unauthorized          no key, or one that is not known
+    ├── Forbidden             a key that is not good for this, or another site's page
     ├── NotFound              no such route
     ├── MethodNotAllowed      the route has other methods
     ├── LengthRequired        a body without Content-Length
     ├── UnsupportedMediaType  neither of the two body formats
-    ├── ServerBusy            queue or arena are full; try again
+    ├── QuotaExceeded         as many requests of this user wait as may; try again
+    ├── ServerBusy            queue, arena or connections are full; try again
     ├── Draining              the server is stopping; try again
     ├── NoWorker              the worker program does not start; the operator must look
     ├── WorkerDied            the worker died twice under this request
     ├── JobTimeout            it ran longer than the server allows
+    ├── DeadlineExceeded      the caller's own deadline passed first
+    ├── InsufficientMemory    it needs more memory than a worker has
+    ├── Quarantined           workers die of it
     └── InternalError         a defect of the server
 """
 
@@ -27,10 +32,29 @@ from farfield_kernels.errors import FarfieldError
 
 
 class ServiceError(FarfieldError):
-    """Root of the server's own errors."""
+    """Root of the server's own errors.
+
+    Args:
+        message: one sentence: what, where, the values, what was allowed.
+        field: the request field at fault, if one is.
+        limit: the largest allowed value, if a limit was exceeded.
+        retry_after_s: when trying again may help, if that is known better than the class does.
+    """
 
     code = "service_error"
     retry_after_s: float | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        limit: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, field=field, limit=limit)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
     def details(self) -> dict[str, object]:
         """Adds `retry_after_s` where trying again makes sense."""
@@ -62,9 +86,15 @@ class ReceiveTimeout(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """No token, or one that is not known."""
+    """No key, or one that is not known."""
 
     code = "unauthorized"
+
+
+class Forbidden(ServiceError):
+    """A key that is not good for this, or another site's page."""
+
+    code = "forbidden"
 
 
 class NotFound(ServiceError):
@@ -89,6 +119,13 @@ class UnsupportedMediaType(ServiceError):
     """Neither of the two body formats."""
 
     code = "unsupported_media_type"
+
+
+class QuotaExceeded(ServiceError):
+    """As many requests of this user wait as may."""
+
+    code = "quota_exceeded"
+    retry_after_s = 1.0
 
 
 class ServerBusy(ServiceError):
@@ -124,6 +161,24 @@ class JobTimeout(ServiceError):
     code = "job_timeout"
 
 
+class InsufficientMemory(ServiceError):
+    """The request needs more memory than a worker has."""
+
+    code = "insufficient_memory"
+
+
+class Quarantined(ServiceError):
+    """Workers died in a row under this computation."""
+
+    code = "quarantined"
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline that the caller set passed before the result was there."""
+
+    code = "deadline_exceeded"
+
+
 class InternalError(ServiceError):
     """A defect of the server; the log has the rest."""
 
@@ -145,11 +200,13 @@ ANSWERS: dict[str, Answer] = {
     "shape_error": Answer(422),
     "limit_exceeded": Answer(413),
     "build_error": Answer(500),
+    "build_timeout": Answer(422),
     "device_error": Answer(500),
     "error": Answer(500),
     "service_error": Answer(500),
     "bad_request": Answer(400),
     "unauthorized": Answer(401),
+    "forbidden": Answer(403),
     "client_left": Answer(400),
     "receive_timeout": Answer(408),
     "not_found": Answer(404),
@@ -157,11 +214,15 @@ ANSWERS: dict[str, Answer] = {
     "length_required": Answer(411),
     "unsupported_media_type": Answer(415),
     "headers_too_large": Answer(431),
+    "quota_exceeded": Answer(429, retryable=True),
     "server_busy": Answer(503, retryable=True),
     "draining": Answer(503, retryable=True),
     "no_worker": Answer(503, retryable=True),
+    "insufficient_memory": Answer(507),
+    "quarantined": Answer(422),
     "worker_died": Answer(500),
     "job_timeout": Answer(504),
+    "deadline_exceeded": Answer(504),
     "internal_error": Answer(500),
 }
 """Error code -> answer, for every code of the tree; a test holds the two together."""

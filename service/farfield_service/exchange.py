@@ -86,11 +86,11 @@ class Exchange:
         if ready < len(view) and not self.is_lost:
             self._proceed()
             await self.connection.fill(view[ready:])
-        self.is_received = self.is_received or not self.is_lost
         if self.failure:
             raise self.failure
         if self.is_lost:
             raise ClientLeft(f"the client left after {self.received} of {self.length} bytes")
+        self.is_received = True
 
     def _proceed(self) -> None:
         """More of the body may come."""

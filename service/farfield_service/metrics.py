@@ -14,6 +14,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from .logs import Answered
+
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -33,6 +35,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.use = Counter("farfield_user_device_seconds", "Worker time by user", ["user"], registry=self.registry)
+        self.build_seconds = Histogram(
+            "farfield_build_seconds",
+            "Time until the kernels of a new call were compiled, or found on disk",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self._phase = functools.cache(self.seconds.labels)  # finding a labelled child costs more than counting
 
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
@@ -44,9 +53,15 @@ class Metrics:
         for phase, duration_ms in timing_ms.items():
             self._phase(op, phase).observe(duration_ms / 1e3)
 
-    def observe_answer(self, op: str, status: int, reason: str) -> None:
-        """Count one answer; `reason` is its error code, or `ok`."""
-        self.requests.labels(op, str(status), reason).inc()
+    def observe_use(self, user: str, used_s: float) -> None:
+        """Count the worker time that a user took."""
+        self.use.labels(user).inc(used_s)
+
+    def observe_answer(self, answered: Answered) -> None:
+        """Count one answer, and the time in all of one that has results."""
+        self.requests.labels(answered.op, str(answered.status), answered.reason).inc()
+        if answered.op != "other" and answered.reason == "ok":
+            self._phase(answered.op, "total").observe(answered.seconds)
 
     def render(self) -> tuple[bytes, str]:
         """The text and its content type."""

@@ -1,8 +1,9 @@
-"""Jobs -> replies: start, feed, watch and replace the worker programs.
+"""Jobs -> replies: feeds the workers from the queue, watches them, and replaces those that die.
 
 A worker is a program of its own, started fresh: it dies alone, and CUDA is never forked. Control messages are
 msgpack over a Unix socket, data lie in the arena. A worker that dies is replaced, and its job is replayed once,
-which is safe as a job is a pure function of its arguments.
+which is safe as a job is a pure function of its arguments. What killed two workers in a row is not run again for a
+while.
 """
 
 from __future__ import annotations
@@ -10,227 +11,337 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
-import struct
-import subprocess
-import sys
 import time
+from collections import OrderedDict, deque
 from typing import Any
 
-import msgspec
+from farfield_kernels.operation import Spec
+from farfield_kernels.schedule import Device
 
 from .arena import Arena
-from .errors import JobTimeout, NoWorker, ServiceError, WorkerDied
+from .errors import DeadlineExceeded, JobTimeout, NoWorker, Quarantined, ServiceError, WorkerDied
+from .metrics import Metrics
+from .program import Gone, Program
 from .queue import Job, Queue
 from .settings import Settings
 
-LENGTH = struct.Struct("<I")
 MAX_ATTEMPTS = 2
 RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row that did not succeed
+PING_S = 5.0  # of idleness, after which a worker is asked whether it is there; and for its answer
+SLACK = 4  # parts that a worker may need to notice that time is up, before it is killed
+END_S = 2.0  # for a worker that computes nothing to end by itself
+EXPIRE_S = 0.1  # between looks at the deadlines of jobs that wait
+DEADLY = 2  # workers that die in a row under one spec
+QUARANTINE_S = 600.0
+REMEMBERED = 1024  # specs under which workers died
 
 log = logging.getLogger("farfield.pool")
 
 
-class Gone(Exception):
-    """The worker's end of the socket was closed."""
-
-
-class Worker:
-    """One worker program and the socket to it."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.process, self.reader, self.writer = process, reader, writer
-        self.facts: dict[str, Any] = {}
-
-    @classmethod
-    async def start(cls, settings: Settings, arena: Arena) -> Worker:
-        """Start the program and wait until it says what it is.
-
-        Raises:
-            Gone: it ended before. TimeoutError: it took too long.
-        """
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "farfield_service.worker", str(theirs.fileno()), str(arena.fd)]
-        command += [str(arena.size), settings.device, str(os.getpid())]
-        with theirs:
-            process = subprocess.Popen(
-                command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker = cls(process, reader, writer)
-        try:
-            worker.facts = await asyncio.wait_for(worker.receive(), settings.worker_start_timeout_s)
-            if "error" in worker.facts:
-                raise Gone(worker.facts["error"])
-        except BaseException:
-            worker.kill()
-            raise
-        return worker
-
-    async def receive(self) -> dict[str, Any]:
-        """The next message."""
-        try:
-            (length,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
-            message: dict[str, Any] = msgspec.msgpack.decode(await self.reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise Gone from error
-        return message
-
-    async def run(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Have one job computed.
-
-        Raises:
-            Gone: the worker died meanwhile.
-        """
-        data = msgspec.msgpack.encode(message)
-        try:
-            self.writer.write(LENGTH.pack(len(data)) + data)
-            await self.writer.drain()
-        except ConnectionError as error:
-            raise Gone from error
-        return await self.receive()
-
-    def kill(self) -> None:
-        """End the program and the compiler it may be running, at once."""
-        self.writer.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    async def stop(self, timeout_s: float) -> None:
-        """Close the socket, which a worker takes as the word to end; kill it if it does not."""
-        self.writer.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self.process.wait, timeout_s)
-        if self.process.poll() is None:
-            self.kill()
-
-
 class Pool:
-    """Keeps one worker alive and feeds it from the queue."""
+    """All workers of a server, and what is known of them."""
 
-    def __init__(self, settings: Settings, arena: Arena, queue: Queue) -> None:
-        self.settings, self.arena, self.queue = settings, arena, queue
-        self.worker: Worker | None = None
-        self.restarts = 0
-        self.failed_starts = 0
-        self.last_failure: str | None = None
-        self.running: Job | None = None
-        self.task: asyncio.Task[None] | None = None
+    def __init__(self, settings: Settings, arena: Arena, queue: Queue, metrics: Metrics) -> None:
+        self.settings, self.arena, self.queue, self.metrics = settings, arena, queue, metrics
+        self.lanes = [Lane(self, number) for number in range(settings.workers)]
+        self.deaths: OrderedDict[Spec, tuple[int, float]] = OrderedDict()
+        self.tasks: list[asyncio.Task[None]] = []
 
     @property
     def is_ready(self) -> bool:
         """Whether a worker is up."""
-        return self.worker is not None and self.worker.process.poll() is None
+        return any(lane.is_ready for lane in self.lanes)
+
+    @property
+    def ready(self) -> int:
+        """Workers that are up."""
+        return sum(lane.is_ready for lane in self.lanes)
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were replaced."""
+        return sum(lane.restarts for lane in self.lanes)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the worker said of itself: device, its name, threads."""
-        return self.worker.facts if self.worker else {}
+        """What the first worker that is up says of itself: device, its name, threads."""
+        return next((lane.program.facts for lane in self.lanes if lane.program), {})
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs that a worker computes now."""
+        return [lane.job for lane in self.lanes if lane.job]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job has begun and has not ended."""
+        return self.queue.in_progress > 0
+
+    @property
+    def device(self) -> Device:
+        """Where kernels run."""
+        return "cuda" if self.facts.get("device") == "cuda" else "cpu"
+
+    @property
+    def quarantined(self) -> int:
+        """Specs that are not run for a while."""
+        since = time.monotonic() - QUARANTINE_S
+        return sum(deaths >= DEADLY and at > since for deaths, at in self.deaths.values())
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why no worker is up, if none is and the last start failed."""
+        failures = [lane.failure for lane in self.lanes]
+        return None if self.is_ready or None in failures else failures[0]
 
     def begin(self) -> None:
         """Start working; returns at once."""
-        self.task = asyncio.create_task(self._work(), name="farfield pool")
+        self.tasks = [asyncio.create_task(lane.work(), name=f"farfield lane {lane.number}") for lane in self.lanes]
+        self.tasks.append(asyncio.create_task(self._expire(), name="farfield deadlines"))
+
+    async def _expire(self) -> None:
+        """Nobody waits much longer than his deadline, whatever the workers do."""
+        while True:
+            await asyncio.sleep(EXPIRE_S)
+            self.queue.expire()
 
     async def end(self) -> None:
-        """Stop the worker. HTTP requests were given `drain_s` before: nobody waits for a job that still runs."""
-        is_busy = self.running is not None
-        if self.task:
-            self.task.cancel()
+        """Stop the workers; nobody waits for a job that still runs."""
+        patience_s = 0.0 if self.is_busy else END_S
+        for task in self.tasks:
+            task.cancel()
+        for task in self.tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self.task
-        if self.worker:
-            await self.worker.stop(timeout_s=0.0 if is_busy else 2.0)
+                await task
+        await asyncio.gather(*(lane.end(patience_s) for lane in self.lanes))
 
-    def check(self) -> None:
-        """Pass if a request would be computed, now or when the worker is up.
+    def check(self, spec: Spec) -> None:
+        """Pass if a request would be computed, now or when a worker is up.
 
         Raises:
-            NoWorker: the worker program did not start when it was last tried.
+            NoWorker: no worker program starts. Quarantined: workers die of it.
         """
-        if self.last_failure:
-            raise NoWorker(f"no worker is up: {self.last_failure}")
+        self.check_workers()
+        deaths, since = self.deaths.get(spec, (0, 0.0))
+        if deaths >= DEADLY:
+            left_s = since + QUARANTINE_S - time.monotonic()
+            if left_s > 0:
+                raise Quarantined(
+                    f"{deaths} workers died in a row under this computation: it is not run for {left_s:.0f} s"
+                )
+            del self.deaths[spec]
 
-    async def _work(self) -> None:
+    def check_workers(self) -> None:
+        """Pass if a worker is up or starting.
+
+        Raises:
+            NoWorker: none is, and the last start failed.
+        """
+        if failure := self.last_failure:
+            raise NoWorker(f"no worker is up: {failure}")
+
+    def refuse_waiting(self) -> None:
+        """Nobody waits for workers that do not start."""
+        try:
+            self.check_workers()
+        except NoWorker as error:
+            for job in self.queue.drain():
+                fail(job, error)
+
+    def died(self, spec: Spec) -> None:
+        """A worker died under a spec."""
+        deaths = self.deaths.pop(spec, (0, 0.0))[0] + 1
+        self.deaths[spec] = (deaths, time.monotonic())
+        if len(self.deaths) > REMEMBERED:
+            self.deaths.popitem(last=False)
+
+    def survived(self, spec: Spec) -> None:
+        """A worker did not die under a spec."""
+        if self.deaths:
+            self.deaths.pop(spec, None)
+
+
+class Lane:
+    """A place for one worker, from its start through all that replace it."""
+
+    def __init__(self, pool: Pool, number: int) -> None:
+        self.pool, self.queue, self.settings, self.number = pool, pool.queue, pool.settings, number
+        self.program: Program | None = None
+        self.restarts = 0
+        self.failed_starts = 0
+        self.failure: str | None = None
+        self.job: Job | None = None
+        self.own: deque[Job] = deque()  # jobs that this worker has begun and another lane was given
+        self.building: dict[int, Job] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its worker is up."""
+        return self.program is not None and self.program.is_alive
+
+    async def end(self, patience_s: float) -> None:
+        """Stop the worker."""
+        if self.program:
+            await self.program.stop(patience_s)
+
+    async def work(self) -> None:
+        """Take turns of jobs, for ever."""
         while True:
-            await self._started()
-            self.running = await self.queue.get()
+            program = await self._started()
+            job = await self._next(program)
+            if job is None:
+                continue
+            self.job = job
             try:
-                await self._run(self.running)
+                await self._turn(program, job)
             finally:
-                self.running = None
+                self.job = None
 
-    async def _started(self) -> Worker:
-        while self.worker is None or self.worker.process.poll() is not None:
-            if self.worker is not None:
+    async def _started(self) -> Program:
+        while self.program is None or not self.program.is_alive:
+            if self.program is not None:
                 self._lost("it ended while idle")
             await asyncio.sleep(RESTART_PAUSE_S[min(self.failed_starts, len(RESTART_PAUSE_S) - 1)])
             try:
-                self.worker = await Worker.start(self.settings, self.arena)
-                self.failed_starts, self.last_failure = 0, None
-                log.info("worker %d is up: %s", self.worker.process.pid, self.worker.facts)
+                self.program = await Program.start(
+                    self.settings, self.pool.arena, self.number, self._built, self.queue.arrival.set
+                )
+                self.failed_starts, self.failure = 0, None
+                log.info("worker %d is up: %s", self.program.process.pid, self.program.facts)
             except (Gone, TimeoutError, OSError) as error:
                 self.failed_starts += 1
                 reason = str(error) or f"{type(error).__name__}, its log has the rest"
-                self.last_failure = f"the worker did not start: {reason}"
-                log.error("%s", self.last_failure)
-                self._refuse_waiting()
-        return self.worker
-
-    def _refuse_waiting(self) -> None:
-        """Nobody waits for a worker that does not start."""
-        try:
-            self.check()
-        except NoWorker as error:
-            for job in [*self.queue.drain(), *([self.running] if self.running else [])]:
-                self._fail(job, error)
+                self.failure = f"the worker did not start: {reason}"
+                log.error("%s", self.failure)
+                self.pool.refuse_waiting()
+        return self.program
 
     def _lost(self, reason: str) -> None:
-        assert self.worker is not None
-        log.error("worker %d is lost: %s", self.worker.process.pid, reason)
-        self.worker.kill()
-        self.worker = None
+        assert self.program is not None
+        log.error("worker %d is lost: %s", self.program.process.pid, reason)
+        self.program.kill()
+        self.program = None
         self.restarts += 1
+        building, self.building = self.building, {}
+        for job in building.values():
+            self._died_under(job, 0.0)
 
-    async def _run(self, job: Job) -> None:
-        """Run one job, on a new worker if the first one dies under it."""
-        timeout_s = self.settings.job_timeout_s
+    def _died_under(self, job: Job, used_s: float) -> None:
+        """The worker died while it computed or compiled a job, which is replayed once."""
+        self.pool.died(job.spec)
+        job.attempts += 1
+        if job.attempts < MAX_ATTEMPTS:
+            self.queue.requeue(job, used_s)
+        else:
+            self._end(job, used_s, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
+
+    async def _next(self, program: Program) -> Job | None:
+        """The next job for this worker; None if it has died meanwhile.
+
+        A job that another worker has begun is handed to that one.
+        """
         while True:
-            worker = await self._started()
-            if job.done.done():  # refused or left meanwhile
+            job = self.own.popleft() if self.own else self.queue.take()
+            if job is None:
+                self.queue.arrival.clear()
+                try:
+                    await asyncio.wait_for(self.queue.arrival.wait(), PING_S)
+                except TimeoutError:
+                    await self._ping(program)
+                if not program.is_alive:
+                    return None
+                continue
+            home = next((lane for lane in self.pool.lanes if lane.program and lane.program is job.home), self)
+            if home is self:
+                return job
+            home.own.append(job)
+            self.queue.arrival.set()
+
+    async def _ping(self, program: Program) -> None:
+        try:
+            async with asyncio.timeout(PING_S):
+                await program.ask({"op": "ping"})
+        except (TimeoutError, Gone):
+            self._lost(f"it did not answer for {PING_S:g} s")
+
+    async def _turn(self, program: Program, job: Job) -> None:
+        """Have one part of a job computed."""
+        if job.done.done():  # nobody wants it any more
+            self._drop(program, job)
+            return
+        if not program.is_alive:
+            self.queue.requeue(job, 0.0)
+            return
+        is_resumed = job.home is program and not job.is_building
+        message = job.message | {"op": "resume" if is_resumed else "begin", "is_built": job.is_building}
+        job.home, job.is_building = program, False
+        begun = time.perf_counter()
+        limit_s = self.settings.job_timeout_s
+        timeout_s = limit_s - job.spent_s + min(limit_s, SLACK * self.settings.part_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await program.ask(message)
+        except TimeoutError:
+            self._lost(f"a request ran longer than {self.settings.job_timeout_s:g} s")
+            self._end(
+                job,
+                time.perf_counter() - begun,
+                JobTimeout(f"the request ran longer than this server's {limit_s:g} s"),
+            )
+        except Gone:
+            self._lost("it died while a request ran")
+            self._died_under(job, time.perf_counter() - begun)
+        else:
+            self._replied(program, job, reply, time.perf_counter() - begun)
+
+    def _replied(self, program: Program, job: Job, reply: dict[str, Any], elapsed_s: float) -> None:
+        used_s = reply["used_s"]
+        self.pool.metrics.observe_use(job.user, used_s)
+        if "building" in reply:
+            self.building[job.message["job"]] = job
+            return
+        job.handoff_s += elapsed_s - used_s
+        self.pool.survived(job.spec)
+        if "part" not in reply:
+            self.queue.finish(job, used_s)
+            if job.done.done():
                 job.release()
-                return
-            job.started_at = time.perf_counter()
-            job.attempts += 1
-            try:
-                async with asyncio.timeout(timeout_s):
-                    reply = await worker.run(job.message)
-                self._finish(job, reply)
-                return
-            except TimeoutError:
-                self._lost(f"a request ran longer than {timeout_s:g} s")
-                self._fail(job, JobTimeout(f"the request ran longer than this server's {timeout_s:g} s"))
-                return
-            except (Gone, msgspec.DecodeError):
-                self._lost("it died while a request ran")
-                if job.attempts == MAX_ATTEMPTS:
-                    self._fail(job, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
-                    return
-
-    @staticmethod
-    def _finish(job: Job, reply: dict[str, Any]) -> None:
+            else:
+                job.done.set_result(reply)
+            return
+        job.progress = reply["part"]
+        limit_s = self.settings.job_timeout_s
+        if not job.done.done() and job.deadline is not None and job.deadline < self.queue.now():
+            job.done.set_exception(DeadlineExceeded("the deadline passed while the request was computed"))
+        if not job.done.done() and job.spent_s + used_s > limit_s:
+            job.done.set_exception(JobTimeout(f"the request ran longer than this server's {limit_s:g} s"))
         if job.done.done():
-            job.release()  # nobody waits any more
+            self._drop(program, job, used_s)
         else:
-            job.done.set_result(reply)
+            self.queue.requeue(job, used_s)
 
-    @staticmethod
-    def _fail(job: Job, error: ServiceError) -> None:
-        if job.done.done():
-            job.release()
-        else:
-            job.done.set_exception(error)
+    def _drop(self, program: Program, job: Job, used_s: float = 0.0) -> None:
+        """Give up a job that was taken from the queue."""
+        if job.home is program:
+            program.tell({"op": "drop", "job": job.message["job"]})
+        self.queue.finish(job, used_s)
+        job.release()
+
+    def _built(self, message: dict[str, Any]) -> None:
+        job = self.building.pop(message["built"], None)
+        if job:
+            self.pool.metrics.build_seconds.observe(message["used_s"])
+            job.is_building = True
+            self.queue.requeue(job, message["used_s"])
+
+    def _end(self, job: Job, used_s: float, error: ServiceError) -> None:
+        self.queue.finish(job, used_s)
+        fail(job, error)
+
+
+def fail(job: Job, error: ServiceError) -> None:
+    """Answer a job that is in no queue; or release it, if nobody waits any more."""
+    if job.done.done():
+        job.release()
+    else:
+        job.done.set_exception(error)

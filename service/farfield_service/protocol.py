@@ -29,7 +29,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from .connections import Connections
-from .errors import ANSWERS, BadRequest, HeadersTooLarge, ReceiveTimeout, ServiceError, problem
+from .errors import ANSWERS, BadRequest, Draining, HeadersTooLarge, ReceiveTimeout, ServiceError, problem
 from .exchange import STATUS_LINES, Exchange
 
 KEPT_BYTES = 64 * 1024  # of a body that nobody has asked for yet; then the socket is left alone
@@ -347,8 +347,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if exchange and not exchange.is_complete:  # its answer is due first, and is the last one
             exchange.keep_alive = False
             if not exchange.is_received:
-                exchange.failure = error
-                exchange.event.set()
+                self._fail(exchange, error)
             return
         content = json.dumps(problem(error, request_id) | {"status": answer.status}).encode()
         head = (
@@ -404,23 +403,30 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif exchange is None or exchange.is_received:
             self.refuse(ReceiveTimeout(f"no head came within {self.settings.head_timeout_s:g} s"))
         else:
-            exchange.failure = ReceiveTimeout(
-                f"no byte came for {self.settings.receive_timeout_s:g} s, "
-                f"after {exchange.received} of {exchange.length}"
-            )
-            exchange.event.set()
-            if self.filled and not self.filled.done():
-                self.filled.set_result(None)
+            received = f"{exchange.received} of {exchange.length}"
+            waited = f"{self.settings.receive_timeout_s:g} s"
+            self._fail(exchange, ReceiveTimeout(f"no byte came for {waited}, after {received}"))
             if exchange.is_complete:
                 self.transport.abort()
 
+    def _fail(self, exchange: Exchange, error: ServiceError) -> None:
+        """Have the application answer a request whose body will not come in full."""
+        exchange.failure = error
+        exchange.event.set()
+        if self.filled and not self.filled.done():
+            self.filled.set_result(None)
+
     def shutdown(self) -> None:
-        """The server stops: leave now, or after the answer that is under way."""
+        """The server stops: leave now, or after the answer that is due; what has not come in full is refused."""
         if self.exchange is None or self.exchange.is_complete:
+            if not self.transport.get_write_buffer_size():
+                self.loop.call_later(LINGER_S, self.transport.abort)  # where a peer takes no leave, as TLS has it
             self.transport.close()
-        else:
-            for exchange in (self.exchange, *self.waiting):
-                exchange.keep_alive = False
+            return
+        for exchange in (self.exchange, *self.waiting):
+            exchange.keep_alive = False
+        if not self.exchange.is_received:
+            self._fail(self.exchange, Draining("this server is stopping"))
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -9,18 +10,23 @@ import os
 import signal
 import socket
 import stat
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from .app import create_app
 from .connections import Connections
+from .keys import KeysError, open_keys
+from .logs import configure
 from .protocol import HttpConnection, missing
 from .settings import Settings
+
+LAST_WORDS_S = 2  # for answers that are being sent when `drain_s` is over
 
 log = logging.getLogger("farfield.serve")
 
@@ -33,21 +39,20 @@ def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop.
 
     Raises:
-        StartError: the address cannot be taken, or may not be without tokens.
+        StartError: the address cannot be taken, or may not be without keys.
     """
-    if not settings.is_local() and not settings.token_list():
-        raise StartError(
-            f"listening on {settings.host} lets others in and no tokens are set: set FARFIELD_TOKENS to one or "
-            "more secrets, comma separated (python -c 'import secrets; print(secrets.token_urlsafe(32))' makes "
-            "one), or listen on 127.0.0.1"
-        )
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        open_keys(settings)
+    except KeysError as error:
+        raise StartError(str(error)) from None
+    configure(settings.log_format, settings.log_level)
     for path in (settings.tls_certificate, settings.tls_key):
         if path and not os.access(path, os.R_OK):
             raise StartError(f"{path} cannot be read: it should be a PEM file")
     with _bound(settings) as (listener, url):
+        app = create_app(settings)
         config = uvicorn.Config(
-            create_app(settings),
+            app,
             http=_protocol(settings),
             ws="none",
             proxy_headers=False,
@@ -59,10 +64,9 @@ def serve(settings: Settings) -> int:
             server_header=False,
             lifespan="on",
             timeout_keep_alive=int(settings.keep_alive_s),
-            timeout_graceful_shutdown=int(settings.drain_s) + 1,
+            timeout_graceful_shutdown=LAST_WORDS_S,
         )
-        print(f"Farfield is listening on {url}", flush=True)
-        return _Server(config).start([listener])
+        return _Server(config, app, settings, url).start([listener])
 
 
 def _protocol(settings: Settings) -> Any:
@@ -121,11 +125,27 @@ def _is_alive(path: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without dying of the signal that stopped it: a clean stop ends with 0."""
+    """uvicorn, stopping as `State.drain` does, and without dying of the signal: a clean stop ends with 0."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings, url: str) -> None:
+        super().__init__(config)
+        self.app, self.settings, self.url = app, settings, url
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.draining: asyncio.Task[None] | None = None
+        self.is_stopping = False
 
     def start(self, sockets: list[socket.socket]) -> int:
         self.run(sockets)
         return 0 if self.started else 1
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            connections = self.server_state.connections
+            watch = self.app.state.farfield.metrics.watch
+            watch("farfield_open_connections", "Connections that are open", lambda: len(connections))
+        print(f"Farfield is listening on {self.url}", flush=True)  # from here on, signals are taken
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -140,7 +160,24 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.should_exit:  # asked twice
-            print("Farfield stops at once", file=sys.stderr, flush=True)
+        if self.is_stopping:  # asked twice
+            log.warning("Farfield stops at once")
             os._exit(1)
-        self.should_exit = True
+        self.is_stopping = True
+        if self.loop is None or not self.started:
+            self.should_exit = True
+        else:
+            grace_s = 0.0 if number == signal.SIGINT else self.settings.grace_s
+            self.loop.call_soon_threadsafe(self._drain, grace_s)
+
+    def _drain(self, grace_s: float) -> None:
+        self.draining = asyncio.create_task(self._leave(grace_s), name="farfield drain")
+
+    async def _leave(self, grace_s: float) -> None:
+        latest = time.monotonic() + grace_s + self.settings.drain_s
+        try:
+            await self.app.state.farfield.drain(grace_s)
+        finally:
+            left_s = max(0.0, latest - time.monotonic())  # for answers that are being read
+            self.config.timeout_graceful_shutdown = LAST_WORDS_S + int(left_s)
+            self.should_exit = True

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from farfield_kernels.arguments import Sizes
+from farfield_kernels.operation import Spec
+from farfield_kernels.predict import Prediction, Rates
+
 from .arena import Arena
+from .errors import Draining
+from .gpu_metrics import watch_gpus
 from .metrics import Metrics
 from .pool import Pool
 from .queue import Queue
 from .settings import Settings
+
+DRAIN_LOOK_S = 0.02
 
 
 @dataclass
@@ -19,14 +32,67 @@ class State:
     arena: Arena
     queue: Queue
     pool: Pool
+    metrics: Metrics
+    is_leaving: bool = False  # no longer ready, but still answering
     is_draining: bool = False
-    metrics: Metrics = field(default_factory=Metrics)
+    rates: Rates = field(default_factory=Rates)
+    arriving: Counter[str] = field(default_factory=Counter)  # requests on their way into the queue, by user
+    planner: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # of predictions
+    predictions: dict[tuple[Spec, Sizes], Prediction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         watch = self.metrics.watch
         watch("farfield_queue_jobs", "Requests waiting for a worker", lambda: len(self.queue))
+        watch("farfield_running_jobs", "Requests that a worker computes", lambda: len(self.pool.running))
         watch("farfield_arena_used_bytes", "Shared memory leased", lambda: self.arena.used)
         watch("farfield_arena_size_bytes", "Shared memory in all", lambda: self.arena.size)
-        watch("farfield_workers_ready", "Workers that are up", lambda: self.pool.is_ready)
+        watch("farfield_workers_ready", "Workers that are up", lambda: self.pool.ready)
         watch("farfield_worker_restarts", "Workers replaced", lambda: self.pool.restarts)
-        watch("farfield_draining", "1 while the server is stopping", lambda: self.is_draining)
+        watch("farfield_draining", "1 while the server is stopping", lambda: self.is_leaving)
+        watch(
+            "farfield_quarantined_specs",
+            "Computations that are not run for a while",
+            lambda: self.pool.quarantined,
+        )
+        if self.settings.device != "cpu":
+            watch_gpus(self.metrics.registry)
+
+    def check(self) -> None:
+        """Pass if a request would be computed.
+
+        Raises:
+            Draining: the server is stopping. NoWorker: no worker starts.
+        """
+        if self.is_draining:
+            raise Draining("this server is stopping")
+        self.pool.check_workers()
+
+    @contextlib.contextmanager
+    def arrival_of(self, user: str) -> Iterator[None]:
+        """Count a request of a user as on its way in."""
+        self.arriving[user] += 1
+        try:
+            yield
+        finally:
+            self.arriving[user] -= 1
+            if not self.arriving[user]:
+                del self.arriving[user]
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop: be found not ready for a while, then refuse what comes and what waits, and let what runs end.
+
+        What still runs after `drain_s` is answered by an error.
+        """
+        self.is_leaving = True
+        await asyncio.sleep(grace_s)
+        self.is_draining = True
+        for job in self.queue.jobs():
+            if job.started_at is None:  # one that has begun may wait, too, between its parts
+                self.queue.abandon(job, Draining("this server is stopping"))
+        try:
+            async with asyncio.timeout(self.settings.drain_s):
+                while self.pool.is_busy:
+                    await asyncio.sleep(DRAIN_LOOK_S)
+        except TimeoutError:
+            for job in self.queue.jobs():
+                self.queue.abandon(job, Draining("this server stopped before the request ended"))

@@ -1,20 +1,37 @@
-"""The worker program: slot in, engine, slot out. `python -m farfield_service.worker` is started by the pool.
+"""The worker program: slots in, engine, slots out. `python -m farfield_service.worker` is started by the pool.
 
-It reads control messages from a Unix socket, one at a time, and finds arrays in the arena at the offsets they
-name. It ends when the socket is closed or its parent dies.
+It reads control messages from a Unix socket and finds arrays in the arena at the offsets they name. A long job is
+computed part by part: after each the pool says whether to go on with it, and may have others computed in between.
+Kernels that were not met before are compiled in a thread, so that nobody waits for another's compiler. It ends
+when the socket is closed or its parent dies.
+
+| message | answer |
+|---|---|
+| `begin` a job | `building`; or as to `resume` |
+| `resume` a job | `done` with its timing, `part` with the fraction that is done, or `error` |
+| `drop` a job | none |
+| `ping` | `pong` |
+| | `built`: the kernels of a job that was `building` are there, or cannot be |
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import mmap
 import os
 import platform
+import resource
 import signal
 import socket
 import struct
 import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import Any
 
 import msgspec
@@ -22,37 +39,185 @@ import numpy as np
 
 from farfield_kernels.arguments import numpy_dtype
 from farfield_kernels.build import find_compiler, import_cupy, loaded_count
-from farfield_kernels.engine import resolve_device, run
+from farfield_kernels.engine import Outcome, prepare, resolve_device, run_in_parts
 from farfield_kernels.errors import FarfieldError
 from farfield_kernels.expr import Array
 from farfield_kernels.launch import thread_count
 from farfield_kernels.operation import Spec
 from farfield_kernels.ranges import NAMES as RANGES
 
+from .logs import configure, current_request
+from .tracing import open_tracing
+
 LENGTH = struct.Struct("<I")
 MAX_LOADED = 4000  # kernels after which the program ends: each takes five memory maps for good, of 65530 allowed
+MAX_KINDS = 4096  # of calls whose kernels are known to be built
+BUILDERS = 2  # kernels that are compiled at a time
 
 log = logging.getLogger("farfield.worker")
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until the socket closes. Arguments: socket fd, arena fd, arena bytes, device, parent pid."""
-    control, arena_fd, arena_bytes, parent = (int(arguments[k]) for k in (0, 1, 2, 4))
-    _die_with(parent)
+    """Serve until the socket closes. Arguments: socket fd, arena fd, and the start message's length as JSON."""
+    start = msgspec.json.decode(arguments[2])
+    configure(start["log_format"], start["log_level"])
+    _die_with(start["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
-    arena = memoryview(mmap.mmap(arena_fd, arena_bytes))
-    connection = socket.socket(fileno=control)
+    arena = memoryview(mmap.mmap(int(arguments[1]), start["arena_bytes"]))
+    if start["memory_bytes"]:
+        limit = start["arena_bytes"] + start["memory_bytes"]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    connection = Connection(socket.socket(fileno=int(arguments[0])))
     try:
-        device = resolve_device(arguments[3])
+        device = resolve_device(start["device"])
+        facts = _facts(device, start["number"])
     except FarfieldError as error:
-        _send(connection, {"error": error.message})
+        connection.send({"error": error.message})
         return 1
-    _send(connection, _facts(device))
-    while (message := _receive(connection)) is not None:
-        _send(connection, _compute(message, arena, device))
-        if loaded_count() > MAX_LOADED:
-            return 0  # the pool starts a fresh one
+    connection.send(facts)
+    with ThreadPoolExecutor(BUILDERS) as builders:
+        started = threading.Barrier(BUILDERS + 1)
+        for _ in range(BUILDERS):  # now, so that a worker has all its threads from the start
+            builders.submit(started.wait)
+        started.wait()
+        desk = Desk(arena, device, connection, builders, start["part_s"])
+        while (message := connection.receive()) is not None:
+            reply = desk.answer(message)
+            if reply is not None:
+                connection.send(reply)
+            desk.start_builds()
+            if loaded_count() > MAX_LOADED and not desk.jobs:
+                break  # the pool starts a fresh one
     return 0
+
+
+class Connection:
+    """Messages to and from the pool; any thread may send."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one."""
+        data = msgspec.msgpack.encode(message)
+        with self.lock:
+            self.connection.sendall(LENGTH.pack(len(data)) + data)
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next one; None when the pool has closed."""
+        head = self._exactly(LENGTH.size)
+        body = head and self._exactly(LENGTH.unpack(head)[0])
+        return msgspec.msgpack.decode(body) if body else None
+
+    def _exactly(self, count: int) -> bytes | None:
+        parts = []
+        while count:
+            part = self.connection.recv(count)
+            if not part:
+                return None
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+
+class Desk:
+    """The jobs that are under way.
+
+    Args:
+        arena: what offsets count from.
+        device: where kernels run.
+        connection: for word that kernels are built.
+        builders: threads that compile.
+        part_s: seconds after which a job stops for others.
+    """
+
+    def __init__(
+        self, arena: memoryview, device: str, connection: Connection, builders: ThreadPoolExecutor, part_s: float
+    ) -> None:
+        self.arena, self.device, self.connection = arena, device, connection
+        self.builders, self.part_s = builders, part_s
+        self.spans = open_tracing()
+        self.jobs: dict[int, Generator[float, None, Outcome]] = {}
+        self.built: set[Hashable] = set()
+        self.to_build: list[tuple[Context, int, Spec, list[Array], list[Array] | None]] = []
+
+    def answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Do what a message says."""
+        job = message.get("job", 0)
+        match message["op"]:
+            case "begin":
+                return self._guarded(message, self._begin)
+            case "resume":
+                return self._guarded(message, self._resume)
+            case "drop":
+                dropped = self.jobs.pop(job, None)
+                if dropped:
+                    dropped.close()
+                return None
+            case _:
+                return {"pong": True}
+
+    def _guarded(self, message: dict[str, Any], act: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """An answer, whatever happens; an error ends the job."""
+        begun = time.perf_counter()
+        current_request.set(message["request_id"])
+        try:
+            answer: dict[str, Any] = act(message)
+        except FarfieldError as error:
+            answer = {"error": {"code": error.code, "message": error.message, **error.details()}}
+        except MemoryError:
+            sentence = "this computation needs more memory than a worker of this server has"
+            answer = {"error": {"code": "insufficient_memory", "message": sentence}}
+        except Exception as error:
+            log.exception("request %s failed", message.get("request_id"))
+            if type(error).__module__.startswith("cupy"):
+                os._exit(1)  # a CUDA error may stick to the context: a new program replays the request
+            sentence = "the worker failed; the server's log has the rest under this request id"
+            answer = {"error": {"code": "internal_error", "message": sentence}}
+        if "error" in answer:
+            self.jobs.pop(message["job"], None)
+        current_request.set("")
+        return answer | {"used_s": time.perf_counter() - begun}
+
+    def _begin(self, message: dict[str, Any]) -> dict[str, Any]:
+        spec = Spec(**message["spec"])
+        inputs = [_view(self.arena, *place) for place in message["inputs"]]
+        taken = len(inputs) - (len(RANGES) if message["ranges"] else 0)
+        inputs, ranges = inputs[:taken], inputs[taken:] or None
+        kind = _kind(spec, inputs, ranges)
+        if kind not in self.built and not message["is_built"]:
+            self.to_build.append((copy_context(), message["job"], spec, inputs, ranges))
+            return {"building": True}
+        if len(self.built) == MAX_KINDS:
+            self.built.clear()
+        self.built.add(kind)
+        outputs = [_view(self.arena, *place) for place in message["outputs"]]
+        parts = run_in_parts(spec, inputs, device=self.device, out=outputs, ranges=ranges, part_s=self.part_s)
+        if self.spans and message["traceparent"]:
+            parts = self.spans.follow(parts, message["traceparent"], message["request_id"])
+        self.jobs[message["job"]] = parts
+        return self._resume(message)
+
+    def start_builds(self) -> None:
+        """Build what the last answer said is being built: word of it must not come before that answer."""
+        for context, job, spec, inputs, ranges in self.to_build:
+            self.builders.submit(context.run, self._build, job, spec, inputs, ranges)
+        self.to_build.clear()
+
+    def _resume(self, message: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"part": next(self.jobs[message["job"]])}
+        except StopIteration as end:
+            del self.jobs[message["job"]]
+            return {"done": vars(end.value.timing)}
+
+    def _build(self, job: int, spec: Spec, inputs: list[Array], ranges: list[Array] | None) -> None:
+        begun = time.perf_counter()
+        with contextlib.suppress(Exception):  # the job will meet the same, and say so
+            prepare(spec, inputs, device=self.device, ranges=ranges)
+        with contextlib.suppress(OSError):
+            self.connection.send({"built": job, "used_s": time.perf_counter() - begun})
 
 
 def _die_with(parent: int) -> None:
@@ -64,58 +229,30 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _facts(device: str) -> dict[str, Any]:
+def _facts(device: str, number: int) -> dict[str, Any]:
+    """What this worker is; worker `number` of several takes the device of that number."""
     if device == "cuda":
         cupy = import_cupy()
-        name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-        return {"device": device, "name": name}
+        cupy.cuda.Device(number % cupy.cuda.runtime.getDeviceCount()).use()
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        name, memory = properties["name"].decode(), properties["totalGlobalMem"]
+        return {"device": device, "number": number, "name": name, "memory_bytes": memory}
     return {
         "device": device,
+        "number": number,
         "name": platform.processor() or platform.machine(),
         "threads": thread_count(),
         "compiler": find_compiler(),
     }
 
 
-def _receive(connection: socket.socket) -> dict[str, Any] | None:
-    head = _exactly(connection, LENGTH.size)
-    body = head and _exactly(connection, LENGTH.unpack(head)[0])
-    return msgspec.msgpack.decode(body) if body else None
+def _kind(spec: Spec, inputs: list[Array], ranges: list[Array] | None) -> Hashable:
+    """What decides on the kernels of a call, roughly: sizes count by their order of magnitude.
 
-
-def _exactly(connection: socket.socket, count: int) -> bytes | None:
-    parts = []
-    while count:
-        part = connection.recv(count)
-        if not part:
-            return None
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def _send(connection: socket.socket, message: dict[str, Any]) -> None:
-    data = msgspec.msgpack.encode(message)
-    connection.sendall(LENGTH.pack(len(data)) + data)
-
-
-def _compute(message: dict[str, Any], arena: memoryview, device: str) -> dict[str, Any]:
-    try:
-        spec = Spec(**message["spec"])
-        inputs = [_view(arena, *place) for place in message["inputs"]]
-        taken = len(inputs) - (len(RANGES) if message["ranges"] else 0)
-        ranges = inputs[taken:] or None
-        outputs = [_view(arena, *place) for place in message["outputs"]]
-        timing = run(spec, inputs[:taken], device=device, out=outputs, ranges=ranges).timing
-        return {"timing": vars(timing)}
-    except FarfieldError as error:
-        return {"error": {"code": error.code, "message": error.message, **error.details()}}
-    except Exception as error:
-        log.exception("request %s failed", message.get("request_id"))
-        if type(error).__module__.startswith("cupy"):
-            sys.exit(1)  # a CUDA error may stick to the context: a new program replays the request
-        sentence = "the worker failed; the server's log has the rest under this request id"
-        return {"error": {"code": "internal_error", "message": sentence}}
+    Two calls of one kind with other kernels do no harm: the second compiles while others wait.
+    """
+    arrays = tuple((array.dtype.char, *(length.bit_length() for length in array.shape)) for array in inputs)
+    return spec, ranges is None, arrays
 
 
 def _view(arena: memoryview, dtype: str, shape: list[int], offset: int) -> Array:

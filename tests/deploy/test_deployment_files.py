@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
+from farfield_service.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 PORT = 8642
-GIB = 2**30
-DEFAULT_ARENA_BYTES = 2**30  # of `farfield serve`, where FARFIELD_ARENA_BYTES is not set
+PROGRAMS_BYTES = 2**30  # of server, worker and compilers, as a round number above all that was seen
+LAST_WORDS_S = 5  # for the last answers, and the worker's end
 
 SERVICES = ("farfield", "farfield-gpu")
 OVERLAYS = ("cpu", "gpu")
@@ -38,11 +40,19 @@ class Deployed:
     dropped: list[str]
     may_gain_privileges: bool
     writable: dict[str, str]  # mount path -> "memory" or "disk"
+    keys_mounts: list[str]  # read-only
     tmp_bytes: int
     memory_bytes: int
-    grace_s: int
-    lost_grace_s: int  # spent before the server is told to stop
+    kill_s: int  # between SIGTERM and SIGKILL
+    shm_bytes: int | None
     gpus: str | None
+
+    @property
+    def settings(self) -> Settings:
+        """What the server makes of its environment; defaults where nothing is set."""
+        prefix = Settings.model_config["env_prefix"]
+        names = {name: f"{prefix}{name.upper()}" for name in Settings.model_fields}
+        return Settings(**{name: self.env[variable] for name, variable in names.items() if variable in self.env})
 
 
 # The readers --------------------------------------------------------------------------------------
@@ -111,6 +121,8 @@ def _compose(name: str) -> Deployed:
     (tmpfs,) = service["tmpfs"]
     path, _, options = tmpfs.partition(":")
     size = dict(option.split("=") for option in options.split(","))["size"]
+    volumes = [volume for volume in service["volumes"] if isinstance(volume, str)]
+    binds = [volume for volume in service["volumes"] if not isinstance(volume, str)]
     devices = resources.get("reservations", {}).get("devices", [])
     return Deployed(
         env=service["environment"],
@@ -118,21 +130,24 @@ def _compose(name: str) -> Deployed:
         is_read_only=service["read_only"],
         dropped=service["cap_drop"],
         may_gain_privileges="no-new-privileges:true" not in service["security_opt"],
-        writable={path: "memory"} | {volume.split(":")[1]: "disk" for volume in service["volumes"]},
+        writable={path: "memory"} | {volume.split(":")[1]: "disk" for volume in volumes},
+        keys_mounts=[bind["target"] for bind in binds if bind["read_only"]],
         tmp_bytes=_bytes(size),
         memory_bytes=_bytes(resources["limits"]["memory"]),
-        grace_s=int(service["stop_grace_period"].removesuffix("s")),
-        lost_grace_s=0,
+        kill_s=int(service["stop_grace_period"].removesuffix("s")),
+        shm_bytes=service.get("shm_size"),
         gpus=str(devices[0]["count"]) if devices else None,
     )
 
 
 def _kubernetes(overlay: str) -> Deployed:
     pod, container = _pod(overlay), _container(overlay)
-    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
-    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
-    sleep, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert sleep == "sleep"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    every = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    mounts = {path: volume["emptyDir"] for path, volume in every.items() if "emptyDir" in volume}
+    read_only = [mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")]
+    assert len(mounts) + len(read_only) == len(every)
+    assert "lifecycle" not in container, "a preStop would take its time from the server's"
     security, limits = container["securityContext"], container["resources"]["limits"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     return Deployed(
@@ -142,10 +157,11 @@ def _kubernetes(overlay: str) -> Deployed:
         dropped=security["capabilities"]["drop"],
         may_gain_privileges=security["allowPrivilegeEscalation"],
         writable={path: "memory" if v.get("medium") == "Memory" else "disk" for path, v in mounts.items()},
+        keys_mounts=read_only,
         tmp_bytes=_bytes(mounts["/tmp"]["sizeLimit"]),
         memory_bytes=_bytes(limits["memory"]),
-        grace_s=pod["terminationGracePeriodSeconds"],
-        lost_grace_s=int(seconds),
+        kill_s=pod["terminationGracePeriodSeconds"],
+        shm_bytes=_bytes(mounts["/dev/shm"]["sizeLimit"]) if "/dev/shm" in mounts else None,
         gpus=limits.get("nvidia.com/gpu"),
     )
 
@@ -166,15 +182,35 @@ def deployed(request: pytest.FixtureRequest) -> Deployed:
 # All four ways ------------------------------------------------------------------------------------
 
 
-def test_grace_period_outlasts_the_drain(deployed: Deployed) -> None:
-    """The server is killed no sooner than five seconds after the end of its drain."""
-    assert deployed.grace_s - deployed.lost_grace_s >= int(deployed.env["FARFIELD_DRAIN_S"]) + 5
+def test_a_server_is_killed_only_after_its_drain(deployed: Deployed) -> None:
+    """Between SIGTERM and SIGKILL fit the grace, the drain, and the last words."""
+    settings = deployed.settings
+    assert deployed.kill_s >= settings.grace_s + settings.drain_s + LAST_WORDS_S
 
 
-def test_memory_limit_holds_the_arena_and_a_gibibyte_more(deployed: Deployed) -> None:
-    """The limit leaves over 1 GiB for the programs, once the arena and a full /tmp in memory are counted."""
-    arena_bytes = int(deployed.env.get("FARFIELD_ARENA_BYTES", DEFAULT_ARENA_BYTES))
-    assert deployed.memory_bytes > arena_bytes + deployed.tmp_bytes + GIB
+def test_what_a_file_sets_is_a_setting(deployed: Deployed) -> None:
+    """Each variable is read by the server, and its text is in bounds."""
+    known = {f"FARFIELD_{name.upper()}" for name in deployed.settings.model_fields_set}
+    assert deployed.env.keys() == known
+    assert {"FARFIELD_GRACE_S", "FARFIELD_DRAIN_S", "FARFIELD_ARENA_BYTES"} <= known
+
+
+def test_memory_limit_holds_all_that_a_full_server_has(deployed: Deployed) -> None:
+    """A full arena and /tmp, a largest result that is copied as uvicorn's own protocol does, and the programs."""
+    settings = deployed.settings
+    memory = settings.arena_bytes + deployed.tmp_bytes + settings.max_body_bytes + settings.max_result_bytes
+    assert deployed.memory_bytes > memory + PROGRAMS_BYTES
+
+
+def test_the_arena_holds_a_largest_body_and_its_result(deployed: Deployed) -> None:
+    """Nothing that the limits allow is refused for want of shared memory."""
+    settings = deployed.settings
+    assert settings.arena_bytes > settings.max_body_bytes + settings.max_result_bytes
+
+
+def test_no_way_asks_for_dev_shm(deployed: Deployed) -> None:
+    """The arena is a memfd: it counts as memory, and needs no /dev/shm of its size."""
+    assert deployed.shm_bytes is None
 
 
 def test_server_is_not_root_and_cannot_become_it(deployed: Deployed) -> None:
@@ -253,6 +289,28 @@ def test_compose_health_is_readiness(name: str) -> None:
 def test_probe_asks_the_right_question(overlay: str, probe: str, path: str) -> None:
     """A pod without a worker is taken out of the Service by /readyz but never restarted for it."""
     assert _container(overlay)[probe]["httpGet"] == {"path": path, "port": "http"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_readiness_is_asked_for_within_the_grace(overlay: str) -> None:
+    """A pod that leaves is seen to be not ready while it still computes; one failure is enough."""
+    probe, grace_s = _container(overlay)["readinessProbe"], _kubernetes(overlay).settings.grace_s
+    assert probe["periodSeconds"] < grace_s
+    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+    assert probe["failureThreshold"] == 1
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_that_drains_is_alive(overlay: str) -> None:
+    """Liveness fails no sooner than a server that begins to drain would have ended."""
+    probe, settings = _container(overlay)["livenessProbe"], _kubernetes(overlay).settings
+    assert probe["periodSeconds"] * probe["failureThreshold"] > settings.grace_s + settings.drain_s
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_has_no_grace(name: str) -> None:
+    """Nothing in front of the one server would notice that it is not ready."""
+    assert _compose(name).settings.grace_s == 0
 
 
 def test_kubernetes_uses_one_port_from_pod_to_policy() -> None:
@@ -338,34 +396,46 @@ def test_kubectl_renders_what_the_tests_read(overlay: str) -> None:
     assert found == expected
 
 
-# Tokens -------------------------------------------------------------------------------------------
+# Keys ---------------------------------------------------------------------------------------------
+
+
+def test_the_folder_of_the_key_file_is_mounted_read_only(deployed: Deployed) -> None:
+    """The image says where the key file is; the folder, and no file in it, is mounted, so that changes arrive."""
+    path = PurePosixPath(_image_env()["FARFIELD_KEYS_FILE"])
+    assert deployed.keys_mounts == [str(path.parent)]
+    assert path.name == "keys.json"
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_compose_takes_tokens_from_the_environment_or_stops(name: str) -> None:
-    """Without FARFIELD_TOKENS in the environment, Compose stops with a message and starts nothing."""
-    tokens = _compose(name).env["FARFIELD_TOKENS"]
-    assert re.fullmatch(r"\$\{FARFIELD_TOKENS:\?[^}]+\}", tokens)
+def test_compose_starts_nothing_without_a_folder_of_keys(name: str) -> None:
+    """Docker would make a missing folder, for root and empty."""
+    (bind,) = [v for v in _read("docker-compose.yml")["services"][name]["volumes"] if not isinstance(v, str)]
+    assert (bind["type"], bind["source"], bind["bind"]) == ("bind", "./keys", {"create_host_path": False})
+    assert "/keys/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kubernetes_takes_tokens_from_the_secret_of_the_readme(overlay: str) -> None:
-    """The pod reads the Secret and the key that the command in k8s/README.md creates."""
-    reference = _kubernetes(overlay).env["FARFIELD_TOKENS"]["secretKeyRef"]
-    assert reference == {"name": "farfield-tokens", "key": "tokens"}
-    command = f"create secret generic {reference['name']} --from-file={reference['key']}="
+def test_kubernetes_takes_keys_from_the_secret_of_the_readme(overlay: str) -> None:
+    """The pod mounts the Secret that the command in k8s/README.md creates, for its group and nobody else."""
+    pod = _pod(overlay)
+    (secret,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert secret == {"secretName": "farfield-keys", "defaultMode": 0o440}
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    assert not any("subPath" in mount for mount in _container(overlay)["volumeMounts"])
+    command = f"create secret generic {secret['secretName']} --from-file=keys.json"
     assert command in (ROOT / "k8s/README.md").read_text()
 
 
 def test_no_secret_is_in_the_repository() -> None:
-    """No manifest is or generates a Secret, and the image sets no tokens."""
+    """No manifest is or generates a Secret, nor holds the image a key."""
     paths = sorted((ROOT / "k8s").rglob("*.yaml"))
     assert len(paths) >= 9
     for path in paths:
         for document in yaml.safe_load_all(path.read_text()):
             assert document["kind"] != "Secret", path
             assert "secretGenerator" not in document, path
-    assert "FARFIELD_TOKENS" not in (ROOT / "Dockerfile").read_text()
+    for path in ("Dockerfile", "docker-compose.yml"):
+        assert "ff_" not in (ROOT / path).read_text()
 
 
 # The image ----------------------------------------------------------------------------------------

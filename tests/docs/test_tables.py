@@ -19,9 +19,10 @@ def settings() -> list[str]:
     """One row per setting."""
     rows = ["| flag | variable | default | is |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        flag = "" if name == "tokens" else f"`--{name.replace('_', '-')}`"
         default = "" if field.default is None else f"`{field.default}`"
-        rows.append(f"| {flag} | `FARFIELD_{name.upper()}` | {default} | {field.description} |")
+        rows.append(
+            f"| `--{name.replace('_', '-')}` | `FARFIELD_{name.upper()}` | {default} | {field.description} |"
+        )
     return rows
 
 

@@ -32,7 +32,11 @@ def test_version_is_that_of_the_package() -> None:
     assert (done.returncode, done.stdout) == (0, f"farfield {farfield.__version__}\n")
 
 
-@pytest.mark.parametrize("words", [(), ("serve",), ("demo",), ("explain",), ("bench",), ("doctor",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [(), ("serve",), ("keys",), ("keys", "create"), ("demo",), ("explain",), ("bench",), ("doctor",)],
+    ids=" ".join,
+)
 def test_help_says_what_each_command_does(words: tuple[str, ...]) -> None:
     """Usage and a sentence, on standard output."""
     done = run(*words, "--help")
@@ -41,9 +45,9 @@ def test_help_says_what_each_command_does(words: tuple[str, ...]) -> None:
     assert len(done.stdout.split()) > 10
 
 
-@pytest.mark.parametrize("words", [(), ("compute",), ("serve", "--tokens", "sesame"), ("bench",)], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("compute",), ("keys",), ("bench",)], ids=" ".join)
 def test_words_that_are_no_command_end_with_2(words: tuple[str, ...]) -> None:
-    """Usage on standard error; tokens on the command line are no flag."""
+    """Usage on standard error."""
     done = run(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: farfield")
@@ -164,6 +168,52 @@ def test_doctor_says_what_to_do_about_what_is_missing(tmp_path: Path) -> None:
     assert re.search(r"^MISS kernel cache", done.stdout, re.MULTILINE)
 
 
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    """The key stands alone on standard output, and only there and then; the list shows who has which."""
+    there = {"XDG_CONFIG_HOME": str(tmp_path)}
+    done = run("keys", "create", "alice", "--scopes", "compute,metrics", "--weight", "2", **there)
+    assert re.fullmatch(r"ff_[0-9a-f]{8}_[\w-]{43}\n", done.stdout)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    key_id, _, secret = done.stdout.strip().removeprefix("ff_").partition("_")
+    assert run("keys", "create", "bob", "--max-waiting", "3", **there).returncode == 0
+    listed = run("keys", "list", **there)
+    assert re.search(rf"^{key_id} +alice +compute,metrics +2 +\d{{4}}-", listed.stdout, re.MULTILINE)
+    assert re.search(r"^[0-9a-f]{8} +bob +compute +1 +3 +\d{4}-", listed.stdout, re.MULTILINE)
+    path = tmp_path / "farfield" / "keys.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    revoked = run("keys", "revoke", key_id, "--file", str(path))
+    assert (revoked.returncode, revoked.stdout) == (0, f"key {key_id} of alice is revoked\n")
+    assert "alice" not in run("keys", "list", FARFIELD_KEYS_FILE=str(path)).stdout
+    assert secret not in done.stderr + listed.stdout + listed.stderr + path.read_text()
+
+
+# Words that cannot be -> what the one sentence says.
+WRONG_KEYS = [
+    (("create", "alice", "--scopes", "compute,frob"), "no scope 'frob': there are compute, metrics, admin"),
+    (("create", "alice", "--scopes", ""), "no scope ''"),
+    (("create", "a b"), "$.user"),
+    (("create", "alice", "--weight", "0"), "$.weight"),
+    (("create", "alice", "--weight", "nan"), "$.weight"),
+    (("create", "alice", "--max-waiting", "0"), "$.max_waiting"),
+    (("list",), "there is no key file"),
+    (("revoke", "ff_00000000_sesame"), "'farfield keys list"),
+]
+
+
+@pytest.mark.parametrize(("words", "reason"), WRONG_KEYS, ids=range(len(WRONG_KEYS)))
+def test_keys_that_cannot_be_are_refused_in_one_sentence(
+    words: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    """The command ends with 1, says why, makes no file, and repeats no secret."""
+    done = run("keys", *words, "--file", str(tmp_path / "keys.json"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("farfield: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert reason in done.stderr
+    assert "sesame" not in done.stderr
+    assert not (tmp_path / "keys.json").exists()
+
+
 SCRIPT = """
 import os, sys
 import numpy as np, farfield
@@ -181,7 +231,11 @@ def test_demo_runs_a_script_against_a_server_of_its_own(status: int, tmp_path: P
     """The script finds FARFIELD_URL, and its exit status is the command's; another server's settings are not."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    others = {"FARFIELD_TOKENS": "sesame", "FARFIELD_HOST": "0.0.0.0", "FARFIELD_URL": "http://elsewhere:1"}
+    others = {
+        "FARFIELD_KEYS_FILE": "nowhere.json",
+        "FARFIELD_HOST": "0.0.0.0",
+        "FARFIELD_URL": "http://elsewhere:1",
+    }
     done = run("demo", str(script), STATUS=str(status), **others)
     assert done.returncode == status, done.stderr
     assert re.search(r"^computed at http://127\.0\.0\.1:\d+$", done.stdout, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Admission: refused by the headers alone, by the token, by the sizes; and admitted otherwise."""
+"""Admission: refused by the headers alone, by the sizes; and admitted otherwise."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from farfield_kernels.errors import DtypeError, FarfieldError, LimitError, ShapeError
 from farfield_kernels.operation import Spec, read
-from farfield_service.admission import Gate, check_body_headers, check_sizes, reserve
+from farfield_service.admission import check_body_headers, check_sizes, reserve
 from farfield_service.arena import Arena
-from farfield_service.errors import ANSWERS, Unauthorized
+from farfield_service.errors import ANSWERS
 from farfield_service.settings import Settings
 from farfield_service.wire import FRAME, MSGPACK, decode_msgpack
 from serving import GAUSSIAN, gaussian_arrays
@@ -45,26 +45,6 @@ HEADER_CASES: list[tuple[dict[str, str | None], int | None]] = [
     ({"content-length": ""}, 400),
 ]
 
-TOKENS = ("sesame", "s\u00e9same")
-
-# Authorization -> whether it opens the gate.
-GATE_CASES: list[tuple[str | None, bool]] = [
-    ("Bearer sesame", True),
-    ("bearer sesame", True),
-    ("Bearer   sesame ", True),
-    (None, False),
-    ("", False),
-    ("Bearer", False),
-    ("Bearer ", False),
-    ("sesame", False),
-    ("Basic sesame", False),
-    ("Bearer Sesame", False),
-    ("Bearer sesame,other", False),
-    ("Bearer sesam", False),
-    ("Bearer sesamee", False),
-    ("Bearer " + "x" * 100_000, False),
-]
-
 
 @pytest.mark.parametrize(("changes", "status"), HEADER_CASES)
 def test_headers_alone_decide(changes: dict[str, str | None], status: int | None) -> None:
@@ -81,28 +61,6 @@ def test_headers_alone_decide(changes: dict[str, str | None], status: int | None
     assert ANSWERS[caught.value.code].status == status
     assert len(caught.value.message) < 300
     assert caught.value.limit == (LIMIT if status == 413 else None)
-
-
-@pytest.mark.parametrize(("authorization", "opens"), GATE_CASES)
-def test_a_known_token_opens_the_gate(authorization: str | None, opens: bool) -> None:
-    """The scheme is Bearer in any case, the token one of the list, exactly."""
-    gate = Gate(TOKENS)
-    if opens:
-        gate.check(authorization)
-        return
-    with pytest.raises(Unauthorized, match="Authorization: Bearer TOKEN"):
-        gate.check(authorization)
-
-
-@pytest.mark.parametrize("authorization", [case[0] for case in GATE_CASES])
-def test_without_tokens_the_gate_is_open(authorization: str | None) -> None:
-    """A server without tokens lets everybody in who can reach it."""
-    Gate(()).check(authorization)
-
-
-def test_the_gate_keeps_no_tokens() -> None:
-    """Only digests stay in memory."""
-    assert "sesame" not in repr(vars(Gate(TOKENS)))
 
 
 # What is too large -> settings under which it is not, and is.

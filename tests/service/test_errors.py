@@ -37,9 +37,9 @@ def test_every_error_is_drawn_in_its_module() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in tree() if issubclass(kind, ServiceError)])
 def test_trying_again_is_advised_where_it_may_help(kind: type[ServiceError]) -> None:
-    """`retry_after_s`, `retryable` and status 503 say the same."""
+    """`retry_after_s`, `retryable` and the statuses 429 and 503 say the same."""
     answer = ANSWERS[kind.code]
-    assert answer.retryable == (answer.status == 503) == (kind.retry_after_s is not None)
+    assert answer.retryable == (answer.status in (429, 503)) == (kind.retry_after_s is not None)
 
 
 def test_a_problem_leaves_out_what_is_not_known() -> None:
@@ -80,5 +80,6 @@ def test_errors_answer_in_kind(content_type: str, accept: str, is_json: bool) ->
 def test_headers_repeat_what_http_has_a_header_for() -> None:
     """Retry-After in seconds, and how to identify oneself."""
     assert error_response(ServerBusy("full"), "7", {}).headers["retry-after"] == "1"
+    assert error_response(ServerBusy("full", retry_after_s=42.0), "7", {}).headers["retry-after"] == "42"
     assert error_response(Unauthorized("who"), "7", {}).headers["www-authenticate"] == "Bearer"
     assert "retry-after" not in error_response(BadRequest("why"), "7", {}).headers

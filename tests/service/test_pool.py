@@ -5,16 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from farfield.errors import DeadlineError, ServerError
-from serving import GAUSSIAN, WAIT_S, Server, children, gaussian, gaussian_arrays, is_alive, serving, wait_for
+from farfield.errors import DeadlineError, LimitError, QuarantinedError, ServerError
+from farfield.wire import FRAME
+from farfield_kernels.operation import Spec
+from serving import (
+    ARENA_BYTES,
+    GAUSSIAN,
+    WAIT_S,
+    Server,
+    children,
+    frame,
+    gaussian,
+    gaussian_arrays,
+    is_alive,
+    post_head,
+    serving,
+    wait_for,
+)
 
 LONG_ROWS = 50_000  # on so many rows and columns two cores are busy for a second or so
+OTHER = Spec("Square(x+y)/2", ("x = Vi(1)", "y = Vj(1)"))
 ENDLESS_ROWS = 500_000  # and on so many for minutes
 
 
@@ -53,7 +70,12 @@ def test_a_request_that_kills_its_worker_twice_is_given_up(tmp_path: Path) -> No
             answer.result(WAIT_S)
         assert caught.value.code == "worker_died"
         assert caught.value.request_id
-        check_health(server)
+        assert "farfield_quarantined_specs 1.0\n" in server.request("GET", "/metrics").body.decode()
+        with pytest.raises(QuarantinedError, match="2 workers died in a row under this computation"):
+            server.call(gaussian_arrays(dtype="float32"))
+        wait_for(server.is_idle_and_empty, "an empty arena")
+        with contextlib.closing(server.session()) as session:
+            np.testing.assert_array_equal(session.call(OTHER, [np.ones((3, 1)), np.ones((4, 1))])[0], [[8]] * 3)
 
 
 def test_a_worker_killed_while_idle_is_replaced_unnoticed(tmp_path: Path) -> None:
@@ -65,15 +87,138 @@ def test_a_worker_killed_while_idle_is_replaced_unnoticed(tmp_path: Path) -> Non
 
 
 def test_a_runaway_is_ended_and_the_next_request_computed(tmp_path: Path) -> None:
-    """A request over `job_timeout_s` gets the server's own DeadlineError and costs the worker; no replay."""
+    """A request over `job_timeout_s` gets the server's own DeadlineError; no replay, and the worker stays."""
     arrays = gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32")
     with serving(tmp_path, "--job-timeout-s", "0.5") as server:
         with pytest.raises(DeadlineError, match=r"longer than this server's 0\.5 s") as caught:
             server.call(arrays)
         assert caught.value.code == "job_timeout"
         assert caught.value.request_id
+        assert server.info()["worker_restarts"] == 0
+        check_health(server)
+
+
+def test_a_part_that_does_not_end_costs_the_worker(tmp_path: Path) -> None:
+    """One that never comes to the end of a part is killed; the next request is computed by a new one."""
+    arrays = gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32")
+    with serving(tmp_path, "--job-timeout-s", "0.5", "--part-s", "1000") as server:
+        with pytest.raises(DeadlineError, match=r"longer than this server's 0\.5 s"):
+            server.call(arrays)
         assert server.info()["worker_restarts"] == 1
         check_health(server)
+
+
+def test_what_would_take_far_too_long_is_refused_at_once(tmp_path: Path) -> None:
+    """By the prediction, before it runs: once the server has learnt how long that computation takes."""
+    with serving(tmp_path, "--job-timeout-s", "0.5") as server:
+        server.call(gaussian_arrays(M=5000, N=5000, dtype="float32"))
+        with pytest.raises(LimitError, match=r"it would take about \d.* s, above this server's 0\.5 s"):
+            server.call(gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32"))
+        check_health(server)
+
+
+def test_a_request_that_its_sender_has_left_is_given_up(tmp_path: Path) -> None:
+    """Within a part, though it would have taken minutes: its memory is free, and the worker idle."""
+    arrays = gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32")
+    body = frame(GAUSSIAN, arrays)
+    with serving(tmp_path) as server:
+        with server.socket() as client:
+            client.sendall(post_head(len(body)) + body)
+            server.wait_until_computing()
+        wait_for(server.is_idle_and_empty, "an empty arena", timeout_s=WAIT_S)
+        check_health(server)
+        assert server.info()["worker_restarts"] == 0
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(tmp_path: Path) -> None:
+    """While one runs for minutes, twenty short ones of others are answered, each within some parts."""
+    arrays = gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32")
+    body = frame(GAUSSIAN, arrays)
+    with serving(tmp_path, "--part-s", "0.1") as server, server.socket() as client:
+        client.sendall(post_head(len(body)) + body)
+        server.wait_until_computing()
+        for seed in range(20):
+            short = gaussian_arrays(seed)
+            np.testing.assert_allclose(server.call(short), gaussian(*short), rtol=1e-12)
+        assert server.info()["in_progress"] == 1
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_deadline_ends_a_request_that_runs_or_waits(tmp_path: Path, is_running: bool) -> None:
+    """504 with `deadline_exceeded`, soon after it has passed; the worker stays."""
+    long_ones = gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32")
+    body = frame(GAUSSIAN, long_ones if is_running else gaussian_arrays())
+    head = post_head(len(body)).replace(b"\r\n\r\n", b"\r\nX-Farfield-Deadline-Ms: 400\r\n\r\n")
+    with serving(tmp_path, "--part-s", "0.1" if is_running else "1000") as server:
+        with server.socket() as other, server.socket() as client:
+            if not is_running:
+                blocking = frame(GAUSSIAN, long_ones)
+                other.sendall(post_head(len(blocking)) + blocking)
+                server.wait_until_computing()
+            started = time.monotonic()
+            client.sendall(head + body)
+            answer = client.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 504")
+            assert b"deadline_exceeded" in answer
+            assert time.monotonic() - started < 3
+        assert server.info()["worker_restarts"] == 0
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "soon", "86400001"])
+def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(server: Server, text: str) -> None:
+    """400 before the body is read; a valid one is taken."""
+    body = frame(GAUSSIAN, gaussian_arrays())
+    for value, status in ((text, 400), ("86400000", 200)):
+        headers = {"Content-Type": FRAME, "X-Farfield-Deadline-Ms": value}
+        assert server.request("POST", "/v1/reduce", body, headers).status == status
+
+
+def test_a_long_compilation_does_not_hold_up_others(tmp_path: Path) -> None:
+    """While a compiler takes its time, others' requests with known kernels are answered."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ -e "$0.slow" ] && sleep 3\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    cache = str(tmp_path / "cache")
+    with serving(tmp_path, FARFIELD_CACHE_DIR=cache, FARFIELD_CXX=str(compiler)) as server:
+        arrays = gaussian_arrays()
+        server.call(arrays)
+        (tmp_path / "compiler.slow").write_text("")
+        body = frame(OTHER, [np.ones((3, 1)), np.ones((4, 1))])
+        with server.socket() as client:
+            client.sendall(post_head(len(body)) + body)
+            started = time.monotonic()
+            for _ in range(10):
+                np.testing.assert_allclose(server.call(arrays), gaussian(*arrays), rtol=1e-12)
+            assert time.monotonic() - started < 2.5
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_several_workers_share_the_work(tmp_path: Path) -> None:
+    """Two of them compute long requests at a time, each going on with what it has begun."""
+    arrays = gaussian_arrays(M=LONG_ROWS, N=LONG_ROWS, dtype="float32")
+    with serving(tmp_path, "--workers", "2", "--part-s", "0.05") as server, ThreadPoolExecutor(4) as threads:
+        wait_for(lambda: len(children(server.process.pid)) == 2, "two workers")
+        answers = [threads.submit(server.call, arrays) for _ in range(4)]
+        expected = gaussian(arrays[0][:5], *arrays[1:])
+        for answer in answers:
+            np.testing.assert_allclose(answer.result(2 * WAIT_S)[:5], expected, rtol=1e-3)
+        assert server.info()["worker_restarts"] == 0
+        check_health(server)
+
+
+def test_a_request_that_needs_too_much_memory_is_refused_by_name(tmp_path: Path) -> None:
+    """507 where float16 arguments would be converted, and the worker goes on computing."""
+    arrays = gaussian_arrays(M=2_500_000, dtype="float16")  # twice their 15 MB in float32, and 20 of results
+    with serving(tmp_path) as server:
+        status = Path(f"/proc/{server.worker_pid()}/status").read_text()
+    [size_kb] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize:")]
+    limit = size_kb * 1024 - ARENA_BYTES + 40_000_000
+    with serving(tmp_path, "--worker-memory-bytes", str(limit)) as server:
+        with pytest.raises(LimitError, match="needs more memory than a worker") as caught:
+            server.call(arrays)
+        assert caught.value.code == "insufficient_memory"
+        server.call(gaussian_arrays(dtype="float16"))
+        assert server.info()["worker_restarts"] == 0
 
 
 def test_a_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
@@ -90,12 +235,3 @@ def test_a_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
             wait_for(lambda pid=worker: not is_alive(pid), "the worker's end", timeout_s=2)
             with contextlib.suppress(ServerError):
                 answer.result(WAIT_S)
-
-
-def test_a_client_that_leaves_does_not_stop_the_others(tmp_path: Path) -> None:
-    """A request whose sender is gone runs to its end, and the next in the queue is answered."""
-    arrays = gaussian_arrays(M=LONG_ROWS, N=LONG_ROWS, dtype="float32")
-    with serving(tmp_path) as server, contextlib.closing(server.session(timeout_s=0.3)) as impatient:
-        with pytest.raises(DeadlineError):
-            impatient.call(GAUSSIAN, arrays)
-        check_health(server)

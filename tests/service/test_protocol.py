@@ -14,18 +14,11 @@ import numpy as np
 import pytest
 
 from farfield.wire import decode_results
-from farfield_kernels.operation import Spec
 from farfield_service import protocol
-from serving import GAUSSIAN, Server, frame, gaussian_arrays, post_head, serving, wait_for
+from serving import COPY, GAUSSIAN, Server, frame, gaussian_arrays, numbered, post_head, serving, wait_for
 
-COPY = Spec("x*y", ("x = Vi(2)", "y = Vj(1)"))  # with one row of y = 1 the result is x, to the bit
 SHORT_S = 0.4  # every time limit of the impatient server
 LARGE_ROWS = 200_000  # of two float64: 3.2 MB
-
-
-def numbered(rows: int, number: float = 0.0) -> list[np.ndarray]:
-    """Arguments of COPY, unlike any other's."""
-    return [np.stack([np.full(rows, number), np.arange(rows)], 1), np.ones((1, 1))]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +104,7 @@ def test_a_sender_that_expects_it_is_told_to_continue(server: Server) -> None:
         assert answer(client)[0] == 415
 
 
-@pytest.mark.parametrize("sent", [b"POST /v1/reduce HT", b"POST /v1/reduce HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("sent", [b"POST /v1/reduce HT", b"POST /v1/reduce HTTP/1.1\r\nHost: localhost\r\n"])
 def test_a_head_that_does_not_come_is_not_waited_for(impatient: Server, sent: bytes) -> None:
     """408, and the end of the connection."""
     with impatient.socket() as client:
@@ -138,7 +131,7 @@ def test_an_idle_connection_is_closed(impatient: Server) -> None:
     with impatient.socket() as client:
         assert is_closed(client)
     with impatient.socket() as client:
-        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer(client)[0] == 200
         assert is_closed(client)
 
@@ -170,7 +163,7 @@ def test_a_head_that_is_too_long_is_answered_431(impatient: Server) -> None:
     """One byte less would have been taken."""
     for size, expected in ((1500, 200), (2048, 431)):
         with impatient.socket() as client:
-            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"b" * size + b"\r\n\r\n")
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * size + b"\r\n\r\n")
             status, content = answer(client)
             assert status == expected
             assert (b"headers_too_large" in content) == (expected == 431)
@@ -180,7 +173,9 @@ def test_upgrades_are_refused(server: Server) -> None:
     """Websockets, and HTTP/2 by upgrade."""
     for kind in (b"websocket", b"h2c"):
         with server.socket() as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + kind + b"\r\n\r\n")
+            client.sendall(
+                b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: " + kind + b"\r\n\r\n"
+            )
             assert answer(client)[0] == 400
 
 
@@ -191,7 +186,7 @@ def test_connections_are_counted(tmp_path: Path) -> None:
         first, second = server.socket(), server.socket()
         with first, second:
             for client in (first, second):
-                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert answer(client)[0] == 200
             with server.socket() as third:
                 status, content = answer(third)

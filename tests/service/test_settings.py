@@ -15,11 +15,17 @@ from farfield_service.settings import Settings
 BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "port": (("-1", "65536", "http", ""), "65535"),
     "device": (("gpu", "CPU", ""), "cpu"),
+    "require_keys": (("maybe", "2", ""), "True"),
     "arena_bytes": (("0", str(4 * 2**20 - 1), "1e9", "64 MiB"), str(4 * 2**20)),
     "max_body_bytes": (("0", "-1", "x"), "1"),
     "max_result_bytes": (("0", "-1", "x"), "1"),
     "max_pairs": (("0", "-1", "x"), "1"),
     "max_queue": (("0", "-1", "1.5"), "1"),
+    "max_queue_per_user": (("0", "-1", "1.5"), "1"),
+    "workers": (("0", "65", "x"), "64"),
+    "worker_memory_bytes": (("-1", "x"), "0"),
+    "part_s": (("0", "-1", "soon"), "0.001"),
+    "grace_s": (("-0.1", "soon"), "0"),
     "max_connections": (("0", "many"), "1"),
     "max_connections_per_address": (("0", "many"), "1"),
     "max_head_bytes": (("1023", "x"), "1024"),
@@ -31,8 +37,9 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "worker_start_timeout_s": (("0", "-1", "soon"), "0.001"),
     "drain_s": (("-0.1", "soon"), "0"),
     "log_level": (("loud", "INFO"), "debug"),
+    "log_format": (("xml", "JSON", ""), "json"),
 }
-FREE_TEXT = {"host", "uds", "tokens", "tls_certificate", "tls_key"}
+FREE_TEXT = {"host", "uds", "keys_file", "allowed_hosts", "tls_certificate", "tls_key"}
 
 LOCAL = ["127.0.0.1", "127.9.9.9", "::1", "localhost"]
 REACHABLE = ["0.0.0.0", "::", "192.168.1.2", "example.org", ""]
@@ -46,15 +53,14 @@ def test_every_setting_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_but_the_tokens_is_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`serve --help` lists each flag with its description; secrets are not taken from flags."""
+def test_every_setting_is_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`serve --help` lists each flag with its description."""
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     flag = f"--{name.replace('_', '-')} "
-    assert (flag in printed) == (name != "tokens")
-    if name != "tokens":
-        assert " ".join((Settings.model_fields[name].description or "").split()) in printed
+    assert flag in printed
+    assert " ".join((Settings.model_fields[name].description or "").split()) in printed
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, (bad, _) in BOUNDS.items() for text in bad])
@@ -97,23 +103,23 @@ def test_settings_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"),
-    [(None, ()), ("", ()), (" , ,", ()), ("a", ("a",)), (" a , b,", ("a", "b")), ("a b", ("a b",))],
+    ("text", "names"),
+    [(None, set()), ("", set()), (" , ,", set()), ("a", {"a"}), (" A.lab , b,", {"a.lab", "b"})],
 )
-def test_tokens_are_separated_by_commas(
-    text: str | None, tokens: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+def test_allowed_hosts_are_separated_by_commas(
+    text: str | None, names: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Empty parts and blanks around tokens do not count."""
+    """Empty parts, blanks around names and their case do not count."""
     if text is not None:
-        monkeypatch.setenv("FARFIELD_TOKENS", text)
-    assert Settings().token_list() == tokens
+        monkeypatch.setenv("FARFIELD_ALLOWED_HOSTS", text)
+    assert Settings().allowed_host_names() == names
 
 
-def test_tokens_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log line with the settings does not give the tokens away."""
-    monkeypatch.setenv("FARFIELD_TOKENS", "sesame")
-    assert "sesame" not in repr(Settings())
-    assert "sesame" not in Settings().model_dump_json()
+@pytest.mark.parametrize("name", ["uds", "keys_file", "allowed_hosts"])
+def test_a_path_of_no_letters_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable takes back what an image has set."""
+    monkeypatch.setenv(f"FARFIELD_{name.upper()}", "")
+    assert getattr(Settings(), name) is None
 
 
 @pytest.mark.parametrize("host", LOCAL + REACHABLE)
@@ -130,6 +136,6 @@ def test_quantities_carry_their_unit() -> None:
     plain = [
         name
         for name in numbers
-        if not re.search(r"_(bytes|s|pairs|queue|connections|connections_per_address)$", name)
+        if not re.search(r"(_bytes|_s|_pairs|_queue|_connections|_per_address|_per_user|workers)$", name)
     ]
     assert plain == ["port"]

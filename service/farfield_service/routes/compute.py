@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from farfield_kernels.arguments import Sizes
 from farfield_kernels.errors import FarfieldError, FormulaError, error_classes
-from farfield_kernels.operation import Operation
+from farfield_kernels.operation import Operation, Spec
 
-from ..admission import Room, check_body_headers, check_sizes, reserve
+from ..admission import Admission, Forecast, Room, check_body_headers, check_sizes, read_deadline, reserve
 from ..arena import Lease
-from ..errors import BadRequest, ClientLeft, Draining, InternalError, ReceiveTimeout
+from ..errors import BadRequest, ClientLeft, InternalError, ReceiveTimeout
 from ..exchange import Exchange
+from ..logs import spec_hash
 from ..queue import Job
 from ..requests import Words, read_words
 from ..settings import Settings
@@ -37,6 +39,8 @@ from ..wire import (
 
 COPIED_BYTES = 64 * 1024  # of an answer: less than waiting until it has left costs
 CACHED_HEAD_BYTES = 4096  # of a frame; longer ones are decoded each time
+
+_NUMBERS = itertools.count(1)
 
 router = APIRouter(prefix="/v1", tags=["compute"])
 
@@ -72,6 +76,11 @@ class _Received:
     operation: Operation
     sizes: Sizes
 
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """What is to be computed."""
+        return self.call.words.spec()
+
 
 class _Computed(Response):
     """The answer of a request, received and computed while it is sent: its memory is in use until the end."""
@@ -82,41 +91,61 @@ class _Computed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Receive, compute, send."""
-        request = self.request
-        state: State = request.app.state.farfield
-        if state.is_draining:
-            raise Draining("this server is stopping")
-        state.pool.check()
-        kind, length = check_body_headers(state.settings, dict(request.headers))
-        exchange: Exchange | None = scope.get("farfield.exchange")
+        state: State = self.request.app.state.farfield
+        state.check()
+        headers = dict(self.request.headers)
+        kind, length = check_body_headers(state.settings, headers)
+        admission = Admission(state, scope["farfield.user"], read_deadline(headers))
         started = time.perf_counter()
-        body = state.arena.lease(length)
-        leases = [body]
+        leases = [state.arena.lease(length)]
         job: Job | None = None
         try:
-            received = await _receive(request, state, kind, body, is_vjp=self.is_vjp)
-            room = reserve(state.arena, received.operation, received.sizes, length)
-            leases.append(room.lease)
-            waiting = Job(
-                _message(received, body, room, scope["farfield.request_id"]),
-                leases,
-                asyncio.get_running_loop().create_future(),
-            )
-            recv_ms = (time.perf_counter() - started) * 1e3
+            with state.arrival_of(admission.user.name):
+                received, forecast = await _receive(self.request, admission, kind, leases[0], is_vjp=self.is_vjp)
+                room = reserve(state.arena, received.operation, received.sizes, length)
+                leases.append(room.lease)
+            message = _message(received, leases[0], room, scope)
+            waiting = admission.job(received.spec, message, leases, forecast)
+            timing = {"recv": (time.perf_counter() - started) * 1e3}
+            state.check()  # the server may have begun to stop while the body came
             state.queue.put(waiting)
             job = waiting
-            reply = await job.done
-            if "error" in reply:
-                raise _rebuilt(reply["error"])
-            timing = {"recv": recv_ms, "queue": (job.started_at - job.queued_at) * 1e3}
-            timing |= {name.removesuffix("_ms"): value for name, value in reply["timing"].items()}
+            reply = await _computed(job, state, scope)
+            state.rates.learn(
+                forecast.kind, forecast.prediction, (reply["h2d_ms"] + reply["kernel_ms"] + reply["d2h_ms"]) / 1e3
+            )
+            timing |= {"queue": job.queued_s * 1e3, "handoff": job.handoff_s * 1e3}
+            timing |= {name.removesuffix("_ms"): value for name, value in reply.items()}
             state.metrics.observe_phases("vjp" if self.is_vjp else "reduce", timing)
-            await _send(send, kind, room, timing, exchange)
+            admission.check_deadline()
+            await _send(send, kind, room, timing, scope.get("farfield.exchange"))
         finally:
-            # A worker may still use the slots if this coroutine was cancelled: then the pool releases them.
-            if job is None or (job.done.done() and not job.done.cancelled()):
+            # A worker may still use the slots of a job that nobody waits for: then the pool releases them.
+            if job is None or job.is_free:
                 for lease in leases:
                     lease.release()
+
+
+async def _computed(job: Job, state: State, scope: Scope) -> dict[str, float]:
+    """The timing of a job that was computed; it is cancelled when its client leaves."""
+    exchange: Exchange | None = scope.get("farfield.exchange")
+    if exchange:
+        exchange.on_lost = lambda: state.queue.abandon(job, ClientLeft("the client left before its answer"))
+        if exchange.is_lost:
+            exchange.on_lost()
+    try:
+        reply = await job.done
+    except asyncio.CancelledError:
+        if job.done.cancelled():  # and not answered a moment ago
+            state.queue.cancel(job)
+        raise
+    finally:
+        if exchange:
+            exchange.on_lost = None
+    if "error" in reply:
+        raise _rebuilt(reply["error"])
+    timing: dict[str, float] = reply["done"]
+    return timing
 
 
 async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exchange: Exchange | None) -> None:
@@ -144,9 +173,15 @@ async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exc
         await exchange.flush()
 
 
-async def _receive(request: Request, state: State, kind: str, body: Lease, *, is_vjp: bool) -> _Received:
-    """Fill the slot; a frame's header is checked as soon as it is there, before its data are."""
-    arriving = _Arriving(state.settings, kind, body, is_vjp)
+async def _receive(
+    request: Request, admission: Admission, kind: str, body: Lease, *, is_vjp: bool
+) -> tuple[_Received, Forecast]:
+    """Fill the slot; a frame's header is checked as soon as it is there, before its data are.
+
+    Returns:
+        The request, and what it is expected to take.
+    """
+    arriving = _Arriving(request.scope, admission, kind, body, is_vjp)
     exchange: Exchange | None = request.scope.get("farfield.exchange")
     if exchange is None:
         await _stream_into(arriving, request)
@@ -155,29 +190,31 @@ async def _receive(request: Request, state: State, kind: str, body: Lease, *, is
             message = await exchange.receive()
             if message["type"] == "http.disconnect":
                 break
-            arriving.take(message["body"])
+            await arriving.take(message["body"])
         await exchange.receive_into(arriving.rest)
         arriving.filled = body.size
-    return arriving.checked()
+    return await arriving.checked()
 
 
 @dataclass
 class _Arriving:
     """A body on its way into its slot."""
 
-    settings: Settings
+    scope: Scope
+    admission: Admission
     kind: str
     body: Lease
     is_vjp: bool
     filled: int = 0
     received: _Received | None = None
+    forecast: Forecast | None = None
 
     @property
     def rest(self) -> memoryview:
         """What is missing."""
         return self.body.view[self.filled :]
 
-    def take(self, chunk: bytes) -> None:
+    async def take(self, chunk: bytes) -> None:
         """Take in the next bytes."""
         if self.filled + len(chunk) > self.body.size:
             raise BadRequest(f"the body is longer than its Content-Length of {self.body.size}")
@@ -186,27 +223,36 @@ class _Arriving:
         if self.received is None and self.kind == FRAME and self.filled >= PREFIX.size:
             end = frame_header_end(self.body.view[: PREFIX.size])
             if self.filled >= end:
-                self.received = _check_head(
-                    self.settings, bytes(self.body.view[:end]), self.body.size, self.is_vjp
-                )
+                head = bytes(self.body.view[:end])
+                await self._admit(_check_head(self.admission.state.settings, head, self.body.size, self.is_vjp))
 
-    def checked(self) -> _Received:
+    async def _admit(self, received: _Received) -> None:
+        self.scope["farfield.spec"] = spec_hash(received.spec)
+        self.forecast = await self.admission.admit(received.spec, received.sizes)
+        self.received = received
+
+    async def checked(self) -> tuple[_Received, Forecast]:
         """The request, once it has arrived."""
         if self.filled < self.body.size:
             raise ClientLeft(f"the client left after {self.filled} of {self.body.size} bytes")
         if self.received is None and self.kind == FRAME:
             raise BadRequest(f"a frame of {self.filled} bytes ends before its header does")
-        return self.received or _check(self.settings, decode_msgpack(self.body.view), is_vjp=self.is_vjp)
+        if self.received is None:
+            call = decode_msgpack(self.body.view)
+            await self._admit(_check(self.admission.state.settings, call, is_vjp=self.is_vjp))
+        assert self.received is not None
+        assert self.forecast is not None
+        return self.received, self.forecast
 
 
 async def _stream_into(arriving: _Arriving, request: Request) -> None:
     """Receive by a server's own protocol, which hands on copies and has no patience of its own."""
-    patience_s, now = arriving.settings.receive_timeout_s, asyncio.get_running_loop().time
+    patience_s, now = arriving.admission.state.settings.receive_timeout_s, asyncio.get_running_loop().time
     try:
         async with asyncio.timeout(patience_s) as patience:
             async for chunk in request.stream():
                 patience.reschedule(now() + patience_s)
-                arriving.take(chunk)
+                await arriving.take(chunk)
     except TimeoutError:
         raise ReceiveTimeout(
             f"no byte came for {patience_s:g} s, after {arriving.filled} of {arriving.body.size}"
@@ -232,10 +278,12 @@ def _check(settings: Settings, call: Call, *, is_vjp: bool) -> _Received:
     return _Received(call, operation, check_sizes(settings, operation, call))
 
 
-def _message(received: _Received, body: Lease, room: Room, request_id: str) -> dict[str, Any]:
+def _message(received: _Received, body: Lease, room: Room, scope: Scope) -> dict[str, Any]:
     words = received.call.words
     return {
-        "request_id": request_id,
+        "job": next(_NUMBERS),
+        "request_id": scope["farfield.request_id"],
+        "traceparent": scope.get("farfield.traceparent"),
         "spec": words.spec().changed(),
         "ranges": words.ranges,
         "inputs": [

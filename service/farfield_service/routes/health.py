@@ -20,7 +20,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> JSONResponse:
     """200 with a worker up; 503 with the reason otherwise."""
     state: State = request.app.state.farfield
-    if state.is_draining:
+    if state.is_leaving:
         return JSONResponse({"status": "draining"}, 503)
     if not state.pool.is_ready:
         return JSONResponse({"status": "starting", "reason": state.pool.last_failure}, 503)

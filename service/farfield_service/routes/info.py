@@ -7,6 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from farfield_kernels import __version__
+from farfield_kernels.emit import MAX_SOURCE
+from farfield_kernels.expr import MAX_DIM, MAX_NODES
+from farfield_kernels.lower import MAX_VALUES
 from farfield_kernels.operation import MAX_ORDER, STORED
 from farfield_kernels.operators import named_operators
 from farfield_kernels.parse import MAX_NESTING, MAX_TEXT, MAX_VARIABLES
@@ -42,7 +45,9 @@ async def server(request: Request) -> dict[str, Any]:
         "worker": state.pool.facts,
         "is_ready": state.pool.is_ready,
         "worker_restarts": state.pool.restarts,
+        "workers": state.pool.ready,
         "waiting": len(state.queue),
+        "in_progress": state.queue.in_progress,
         "arena_bytes_used": state.arena.used,
     }
 
@@ -56,6 +61,10 @@ async def limits(request: Request) -> dict[str, Any]:
         **{name: getattr(settings, name) for name in names},
         "max_formula_characters": MAX_TEXT,
         "max_nesting": MAX_NESTING,
+        "max_operators": MAX_NODES,
+        "max_dim": MAX_DIM,
+        "max_scalar_operations": MAX_VALUES,
+        "max_source_bytes": MAX_SOURCE,
         "max_variables": MAX_VARIABLES,
         "max_derivative_order": MAX_ORDER,
         "max_header_bytes": MAX_HEADER_BYTES,

@@ -1,0 +1,92 @@
+"""Path and headers of a request -> the user who sends it, or a refusal."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from .errors import Forbidden, Unauthorized
+from .keys import LOCAL, SCOPES, Keys, User
+from .settings import Settings
+
+COMPUTE, METRICS, ADMIN = (frozenset({scope}) for scope in SCOPES)
+ANY = frozenset(SCOPES)
+
+ACCESS: dict[str, frozenset[str] | None] = {
+    "/v1/reduce": COMPUTE,
+    "/v1/vjp": COMPUTE,
+    "/v1/operators": ANY,
+    "/v1/limits": ANY,
+    "/v1/server": COMPUTE | ADMIN,
+    "/metrics": METRICS,
+    "/docs": ANY,
+    "/openapi.json": ANY,
+    "/healthz": None,
+    "/readyz": None,
+}
+"""Path -> the scopes of which a key needs one; None is open to all. Whatever is not here needs `admin`."""
+
+
+class Gate:
+    """Who may come in.
+
+    Args:
+        keys: of whom; None lets everybody in who can reach the server.
+    """
+
+    def __init__(self, settings: Settings, keys: Keys | None) -> None:
+        self.keys = keys
+        # A page reaches a port of the machine that shows it, and needs no key there. It reaches no Unix socket.
+        is_guarded = keys is None and settings.uds is None
+        self.hosts = settings.allowed_host_names() | {"localhost"} if is_guarded else None
+
+    def admit(self, path: str, headers: Mapping[str, str]) -> User | None:
+        """The user; None at a path that is open to all.
+
+        Raises:
+            Forbidden: another site's page sends it, or the key has no scope for this path.
+            Unauthorized: there is no key, or an unknown one.
+        """
+        _check_origin(headers)
+        if self.hosts is not None:
+            _check_host(self.hosts, headers)
+        needed = ACCESS.get(path, ADMIN)
+        if needed is None:
+            return None
+        user = self._user(headers)
+        if not needed & user.scopes:
+            raise Forbidden(f"this needs a key with the scope {' or '.join(sorted(needed))}")
+        return user
+
+    def _user(self, headers: Mapping[str, str]) -> User:
+        if self.keys is None:
+            return LOCAL
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        user = self.keys.find(key.strip())
+        if user is None or scheme.lower() != "bearer":
+            raise Unauthorized("this server needs a key: send 'Authorization: Bearer KEY'")
+        return user
+
+
+def _check_origin(headers: Mapping[str, str]) -> None:
+    """No page of another site may use this server through the browser of somebody who can reach it."""
+    origin = headers.get("origin")
+    is_own = origin is None or origin.partition("://")[2].lower() == headers.get("host", "-").lower()
+    if not is_own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise Forbidden("pages of other sites are not served")
+
+
+def _check_host(hosts: frozenset[str], headers: Mapping[str, str]) -> None:
+    """A page whose own name was made to lead to this machine looks like ours, but for that name."""
+    host = headers.get("host")
+    if host is None:  # which browsers always send
+        return
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name not in hosts:
+            ipaddress.ip_address(name)
+    except ValueError:
+        raise Forbidden(
+            f"Host is '{host[:80]}', which is no address nor localhost: name it in FARFIELD_ALLOWED_HOSTS"
+        ) from None
