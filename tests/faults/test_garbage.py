@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from farfield_service.wire import FRAME, MSGPACK
+from faults.count import Count
+from faults.footprint import MiB
+from faults.hostile import BODIES, growth
 from serving import GAUSSIAN, Server, frame, gaussian, gaussian_arrays, post_head, serving, wait_for
 from wire.test_golden import msgpack_call
 
-FRAMES = 500
-REQUESTS = 200
+FRAMES = Count(short=500, long=100_000)
+REQUESTS = Count(short=200, long=10_000)
+GROWTH_BYTES = 8 * MiB  # of the server by one hostile body
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +71,25 @@ def first_line(client: socket.socket) -> bytes:
     return b""
 
 
-def test_mutated_requests_are_computed_or_refused(victim: Server) -> None:
-    """500 random changes to valid requests in both formats give 200 or a client's error, on one connection."""
+def test_mutated_requests_are_computed_or_refused(victim: Server, is_soak: bool) -> None:
+    """Random changes to valid requests in both formats give 200 or a client's error, on one connection."""
     chance = random.Random(1)
     arrays = gaussian_arrays()
     valid = [(frame(GAUSSIAN, arrays), FRAME), (msgpack_call(GAUSSIAN, arrays), MSGPACK)]
-    requests = [(mutated(body, chance), kind) for body, kind in (chance.choice(valid) for _ in range(FRAMES))]
+    requests = [
+        (mutated(body, chance), kind) for body, kind in (chance.choice(valid) for _ in range(FRAMES.of(is_soak)))
+    ]
     assert statuses(victim, valid) == {200}
     assert statuses(victim, requests) <= {200, 400, 413, 422, 503}
     check_health(victim)
 
 
-def test_garbage_is_no_internal_error(victim: Server) -> None:
-    """200 requests that are hardly HTTP get a client's error or a closed connection."""
+def test_garbage_is_no_internal_error(victim: Server, is_soak: bool) -> None:
+    """Requests that are hardly HTTP get a client's error or a closed connection."""
     chance = random.Random(2)
     body = frame(GAUSSIAN, gaussian_arrays())
     valid = post_head(len(body)) + body
-    for number in range(REQUESTS):
+    for number in range(REQUESTS.of(is_soak)):
         with victim.socket() as client:
             with contextlib.suppress(ConnectionError):
                 client.sendall(chance.randbytes(300) if number % 4 == 0 else mutated(valid, chance))
@@ -97,13 +103,13 @@ def test_garbage_is_no_internal_error(victim: Server) -> None:
 
 # What is sent -> status, or None where the connection is closed without an answer.
 HEADS: list[tuple[bytes, set[int | None]]] = [
-    (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", {200}),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", {200}),
     (b"GET /healthz HTTP/1.0\r\n\r\n", {200}),
-    (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", {431}),
-    (b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", {400, 404}),
-    (b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n", {400, 404}),
-    (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", {400, 404, 505}),
-    (b"FROB / HTTP/1.1\r\nHost: x\r\n\r\n", {400, 404, 405}),
+    (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", {431}),
+    (b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n", {400, 404}),
+    (b"GET /%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", {400, 404}),
+    (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", {400, 404, 505}),
+    (b"FROB / HTTP/1.1\r\nHost: localhost\r\n\r\n", {400, 404, 405}),
     (post_head(10).replace(b"10", b"-10"), {400}),
     (post_head(10).replace(b"10", b"10\r\nContent-Length: 11") + b"x" * 11, {400}),
     (post_head(10).replace(b"Content-Length: 10", b"Transfer-Encoding: chunked") + b"0\r\n\r\n", {411}),
@@ -122,4 +128,14 @@ def test_odd_heads_have_their_answer(victim: Server, sent: bytes, allowed: set[i
             client.sendall(sent)
         line = first_line(client)
     assert (int(line.split()[1]) if line else None) in allowed
+    check_health(victim)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_hostile_bodies_leave_no_memory_behind(victim: Server, name: str) -> None:
+    """Refused, or computed if they say little in many bytes; the server does not grow by them."""
+    kind, body = BODIES[name]
+    found = growth(victim, kind, body())
+    assert found.statuses <= {200, 400, 413, 422}
+    assert found.bytes < GROWTH_BYTES
     check_health(victim)

@@ -17,7 +17,7 @@ def test_silent_senders_lose_their_slots(tmp_path: Path) -> None:
         try:
             for connection in silent:
                 connection.sendall(
-                    b"POST /v1/reduce HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-farfield\r\n"
+                    b"POST /v1/reduce HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-farfield\r\n"
                     b"Content-Length: 30000000\r\n\r\n"
                 )
             for connection in silent:

@@ -13,12 +13,22 @@ import numpy as np
 import pytest
 
 from farfield.wire import decode_results
-from farfield_kernels.operation import Spec
-from serving import GAUSSIAN, Server, frame, gaussian, gaussian_arrays, post_head, serving, wait_for
+from faults.count import Count
+from serving import (
+    COPY,
+    GAUSSIAN,
+    Server,
+    frame,
+    gaussian,
+    gaussian_arrays,
+    numbered,
+    post_head,
+    serving,
+    wait_for,
+)
 
-COPY = Spec("x*y", ("x = Vi(2)", "y = Vj(1)"))  # with one row of y = 1 the result is x, to the bit
 ROWS = 40_000  # of two float64: more than a Unix socket takes without a reader
-ROUNDS = 1000
+ROUNDS = Count(short=1000, long=10_000)
 READERS = 3
 DEATH_EVERY = 200
 
@@ -93,16 +103,15 @@ def test_a_slow_sender_does_not_block_others(victim: Server) -> None:
     wait_for(victim.is_idle_and_empty, "an empty arena")
 
 
-def test_slow_readers_never_see_bytes_of_others(unix_victim: Server) -> None:
-    """A thousand rounds of answers of one size that are read after those of later requests, or never; on the way
+def test_slow_readers_never_see_bytes_of_others(unix_victim: Server, is_soak: bool) -> None:
+    """Rounds of answers of one size that are read after those of later requests, or never; on the way
     the worker dies now and then."""
-    one = np.ones((1, 1))
+    rounds = ROUNDS.of(is_soak)
     slow: list[tuple[socket.socket, np.ndarray]] = []
     restarts = unix_victim.info()["worker_restarts"]
     with contextlib.closing(unix_victim.session()) as session:
-        for number in range(ROUNDS):
-            x = np.full((ROWS, 2), float(number))
-            x[:, 1] = np.arange(ROWS)
+        for number in range(rounds):
+            x, one = numbered(ROWS, number)
             client = unix_victim.socket()
             body = frame(COPY, [x, one])
             client.sendall(post_head(len(body)) + body)
@@ -123,4 +132,4 @@ def test_slow_readers_never_see_bytes_of_others(unix_victim: Server) -> None:
         with client:
             np.testing.assert_array_equal(result_of(client), expected)
     wait_for(unix_victim.is_idle_and_empty, "an empty arena")
-    assert unix_victim.info()["worker_restarts"] == restarts + ROUNDS // DEATH_EVERY
+    assert unix_victim.info()["worker_restarts"] == restarts + rounds // DEATH_EVERY

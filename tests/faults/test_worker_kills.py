@@ -1,59 +1,30 @@
-"""Workers that are killed again and again while clients call."""
+"""Workers that are killed again and again while clients call: nobody notices, but for the time."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
-import signal
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
+from faults.count import Count
+from faults.kills import recoveries
+from serving import serving, wait_for
 
-from serving import GAUSSIAN, WAIT_S, gaussian, gaussian_arrays, serving, wait_for
-
-KILLS = 10
-CLIENTS = 4
-ROWS = 1500
+KILLS = Count(short=10, long=100)
+READY_S = 5.0
 
 
-def test_no_answer_is_wrong_or_lost_while_workers_are_killed(tmp_path: Path) -> None:
-    """Ten kills at random moments under the load of four clients: every call is answered, and right."""
-    cases = [gaussian_arrays(seed, M=ROWS, N=ROWS) for seed in range(CLIENTS)]
-    expected = [gaussian(*arrays) for arrays in cases]
-    over = threading.Event()
-    answered = [0] * CLIENTS
-
-    def calls(client: int) -> None:
-        with contextlib.closing(server.session()) as session:
-            while not over.is_set():
-                [result] = session.call(GAUSSIAN, cases[client])
-                np.testing.assert_allclose(result, expected[client], rtol=1e-10)
-                answered[client] += 1
-
-    moments = random.Random(0)
-    with serving(tmp_path) as server, ThreadPoolExecutor(CLIENTS) as threads:
-        clients = [threads.submit(calls, client) for client in range(CLIENTS)]
-        try:
-            for kill in range(KILLS):
-                # A request is replayed once: the next kill waits until those of the last one are answered.
-                goal = [count + 2 for count in answered]
-                wait_for(
-                    lambda goal=goal: (
-                        any(client.done() for client in clients)
-                        or all(count >= enough for count, enough in zip(answered, goal, strict=True))
-                    ),
-                    "answers",
-                )
-                time.sleep(moments.uniform(0, 0.02))
-                os.kill(server.worker_pid(), signal.SIGKILL)
-                wait_for(lambda kill=kill: server.info()["worker_restarts"] > kill, "a new worker")
-        finally:
-            over.set()
-        for client in clients:
-            client.result(WAIT_S)
-        assert server.info()["worker_restarts"] == KILLS
+def test_no_answer_is_wrong_or_lost_while_workers_are_killed(tmp_path: Path, is_soak: bool) -> None:
+    """Kills at random moments under the load of four clients: every call is answered, and right, and a new worker
+    is ready in time."""
+    kills = KILLS.of(is_soak)
+    with serving(tmp_path) as server:
+        assert max(recoveries(server, kills)) < READY_S
+        assert server.info()["worker_restarts"] == kills
         wait_for(server.is_idle_and_empty, "an empty arena")
+
+
+def test_a_worker_that_dies_while_idle_is_replaced_before_the_next_request(tmp_path: Path) -> None:
+    """Or /readyz would refuse the requests that would bring a new one."""
+    with serving(tmp_path) as server:
+        server.kill_worker()
+        wait_for(lambda: not server.info()["is_ready"], "word of its death")
+        wait_for(lambda: server.info()["is_ready"], "a new worker", READY_S)
