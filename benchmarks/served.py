@@ -6,16 +6,15 @@ import os
 import statistics
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ours import PAUSE_S
+from server.program import running
 from workloads import BIGGER, WORKLOADS, Workload
 
 from farfield import Session, connect
 from farfield.numpy import Genred
-from service import start
 
 LONG_MS = 50.0  # wall
 REPEATS = 9
@@ -44,19 +43,12 @@ def ratios(only: str = "", repeats: int = REPEATS) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         kept = os.environ.get("FARFIELD_CACHE_DIR")
         os.environ["FARFIELD_CACHE_DIR"] = f"{folder}/cache"
-        server = None
         try:
-            server, url = start("--port", "0")
-            with urllib.request.urlopen(f"{url}/healthz"):
-                pass
-            with connect("local:cpu") as here, connect(url) as there:  # nobody's default afterwards
-                for workload in (*BIGGER, *WORKLOADS):
+            with running() as server, connect("local:cpu") as here, connect(server.url) as there:
+                for workload in (*BIGGER, *WORKLOADS):  # the sessions are nobody's default afterwards
                     if only in workload.name and (row := compare(workload, here, there, repeats)):
                         yield row
         finally:
-            if server:
-                server.terminate()
-                server.wait()
             os.environ.pop("FARFIELD_CACHE_DIR")
             if kept is not None:
                 os.environ["FARFIELD_CACHE_DIR"] = kept

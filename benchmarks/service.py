@@ -1,123 +1,110 @@
-"""What a call through the server costs more than one in process, on loopback, alternating.
+"""The server, each figure against its yardstick in the same run, beside its target.
 
     .venv/bin/python benchmarks/service.py
+    .venv/bin/python benchmarks/service.py --sections transfer,seed --no-save
 
-The seed's forward and gradient: medians of `--repeats` calls in process, over TCP and over a Unix socket, in
-rounds with fresh servers, as on few cores it matters where the system puts the four processes.
+Servers and clients are programs on this machine, over loopback. Each section is saved when it is done, with its
+own date.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from machine import save
-from workloads import by_name
+from machine import save_section
+from server import clients, codec, fair, handoff, memory, overload, seed, transfer
+from server.figures import Extent, Figure, NotMeasured
 
-from farfield import Session, connect
-from farfield.numpy import Genred
-
-TARGET_MS = 2.0
+BUSY = 0.5  # load average, from which a run is not to be trusted
 
 
-def start(*flags: str) -> tuple[subprocess.Popen[str], str]:
-    """A server of our own and its URL."""
-    command = [sys.executable, "-m", "farfield_service.cli", "serve", "--log-level", "error", *flags]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout
-    return server, server.stdout.readline().split()[-1]
+@dataclass(frozen=True)
+class Section:
+    """One part of the run and of the results."""
+
+    name: str
+    doc: str
+    measure: Callable[[Extent], Iterator[Figure]]
 
 
-def calls(session: Session) -> dict[str, Callable[[], Any]]:
-    """The two workloads on one session."""
-    forward = by_name("seed forward")
-    arrays = forward.arrays()
-    routine = Genred(forward.formula, list(forward.aliases), axis=1, session=session)
-    e = forward.cotangent((len(arrays[0]), 3))
-    return {
-        "seed forward": lambda: routine(*arrays),
-        "seed gradient in y": lambda: routine.vjp(e, *arrays, wrt=[1]),
-    }
+SECTIONS = (
+    Section("transfer", "bodies up and results down, against a plain-socket echo", transfer.measure),
+    Section("memory", "what requests of 100 MB take at their peak, in the server and in a client", memory.measure),
+    Section("handoff", "to a worker and back, without copies and kernel", handoff.measure),
+    Section("codec", "the client's encoding and decoding of 100 MB", codec.measure),
+    Section("seed", "the seed's forward and gradient, against in process", seed.measure),
+    Section("clients", "32 clients at once, and 10,000 calls on one connection", clients.measure),
+    Section("overload", "ten times as many requests as the server can compute", overload.measure),
+    Section("fair", "light users beside a hog, and users of unequal weight", fair.measure),
+)
 
 
-def compare(local: Callable[[], Any], remote: Callable[[], Any], place: str, repeats: int) -> dict[str, float]:
-    """Medians of both in turn, and of what the remote call cost more than the local one before it."""
-    times: list[tuple[float, float]] = []
-    for turn in range(repeats + 5):
-        begin = time.perf_counter()
-        local()
-        middle = time.perf_counter()
-        remote()
-        if turn >= 5:  # the first calls compile and connect
-            times.append((middle - begin, time.perf_counter() - middle))
-    return {
-        "in process_ms": median_ms([here for here, _ in times]),
-        f"{place}_ms": median_ms([there for _, there in times]),
-        f"{place}_more_ms": median_ms([there - here for here, there in times]),
-    }
-
-
-def median_ms(timings: list[float]) -> float:
-    """Median in milliseconds."""
-    return statistics.median(timings) * 1e3
-
-
-def measure(folder: str, repeats: int) -> list[dict[str, Any]]:
-    """All workloads against two fresh servers."""
-    rows = []
-    tcp, tcp_url = start("--port", "0")
-    unix, unix_url = start("--uds", f"{folder}/socket")
+def run(section: Section, options: argparse.Namespace) -> list[Figure]:
+    """Print every figure as soon as it is there; save when the section is done."""
+    print(f"\n== {section.name}: {section.doc}", flush=True)
+    load = os.getloadavg()[0]
+    figures = []
     try:
-        with urllib.request.urlopen(f"{tcp_url}/healthz"):
-            pass
-        places = {"in process": "local:cpu", "http": tcp_url, "http+unix": unix_url}
-        ready = {place: calls(connect(url)) for place, url in places.items()}
-        for name in ready["in process"]:
-            row: dict[str, Any] = {"workload": name}
-            for place in ("http", "http+unix"):
-                row |= compare(ready["in process"][name], ready[place][name], place, repeats)
-            rows.append(row)
-            print(
-                f"{name:<20} in process {row['in process_ms']:6.2f} ms   "
-                f"http {row['http_ms']:6.2f} (+{row['http_more_ms']:.2f})   "
-                f"unix {row['http+unix_ms']:6.2f} (+{row['http+unix_more_ms']:.2f})   "
-                f"target +{TARGET_MS:g}",
-                flush=True,
-            )
-    finally:
-        for server in (tcp, unix):
-            server.terminate()
-            server.wait()
-    return rows
+        for figure in section.measure(Extent(options.repeats, options.short)):
+            figures.append(figure)
+            print(figure.line(), flush=True)
+    except NotMeasured as error:
+        print(f"not measured, and not saved: {error}", file=sys.stderr)
+        return figures
+    if options.save:
+        content = {"load_at_start": load, "figures": [figure.row() for figure in figures]}
+        print(f"saved in {save_section('service', section.name, content, [known.name for known in SECTIONS])}")
+    return figures
 
 
-def main() -> int:
-    """Time, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=200, help="timed calls of each (default: 200)")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of fresh servers (default: 5)")
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    options = parser.parse_args()
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["FARFIELD_CACHE_DIR"] = f"{folder}/cache"
-        for _ in range(options.rounds):
-            rounds.append(measure(folder, options.repeats))
-    more = [row["http_more_ms"] for rows in rounds for row in rows]
-    print(
-        f"http costs {statistics.median(more):.2f} ms more (median of rounds; {min(more):.2f} to {max(more):.2f})"
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Flags; sections in their order."""
+    known = {section.name: section for section in SECTIONS}
+
+    def listed(text: str) -> list[Section]:
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        for word in words:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(known)}")
+        return [section for section in SECTIONS if section.name in words]
+
+    described = [f"  {section.name:<12} {section.doc}" for section in SECTIONS]
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(["sections:", *described]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if not options.no_save:
-        content = {"repeats": options.repeats, "http_more_ms": statistics.median(more), "rounds": rounds}
-        print(f"saved as {save('service', content)}")
+    text = "comma-separated, of those below (default: all)"
+    parser.add_argument("--sections", type=listed, default=list(SECTIONS), metavar="LIST", help=text)
+    text = "timed calls of each, in place of a section's own number"
+    parser.add_argument("--repeats", type=int, metavar="N", help=text)
+    text = "a sixth of all numbers and seconds, to see that it works; not saved"
+    parser.add_argument("--short", action="store_true", help=text)
+    parser.add_argument("--no-save", dest="save", action="store_false", help="print only")
+    options = parser.parse_args(arguments)
+    options.save = options.save and not options.short
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sections, say what misses its target."""
+    options = parse(arguments)
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"others use this machine (load {load:.1f}): times will be too long", file=sys.stderr)
+    os.environ.pop("FARFIELD_URL", None)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["FARFIELD_CACHE_DIR"] = cache
+        figures = [figure for section in options.sections for figure in run(section, options)]
+    judged = [figure for figure in figures if figure.is_met is not None]
+    print(f"\n{sum(bool(figure.is_met) for figure in judged)} of {len(judged)} targets are met")
+    for figure in judged:
+        if not figure.is_met:
+            print(f"NOT MET: {figure.name}: {figure.value:.4g} {figure.unit}, target {figure.target}")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""The sections of `service.py`, and what they share: the server's program, connections, requests, crowds."""

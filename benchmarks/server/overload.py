@@ -1,0 +1,98 @@
+"""Ten times as many requests as the server can compute: what it still computes, how it refuses, how it recovers.
+
+Capacity is measured first, with clients that wait for their answers. Then new clients come at their times, each on
+a connection of its own, and leave when they have waited long enough; what they left is no goodput.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from .apart import apart
+from .connection import Connection
+from .crowd import LEAD_S, Load, Outcome, run
+from .figures import Extent, Figure, median, percentile
+from .program import SPARE_CORE, running
+from .work import Work, lasting
+
+WORK_MS = 20.0
+CLOSED_CLIENTS = 4
+CAPACITY_S = 12.0
+OVERLOAD_S = 60.0
+TIMES = 10
+PATIENCE_S = 1.0
+PROBES = 50
+NORMAL = 2.0  # times the usual median: a latency up to that is normal again
+CALM_PROBES = 5  # in a row that have to be normal
+GIVE_UP_S = 60.0
+
+
+def measure(extent: Extent) -> Iterator[Figure]:
+    """Capacity, overload, and after it."""
+    with running(**SPARE_CORE) as server, apart(1) as pool:
+        work = lasting(server.url, WORK_MS)
+        request = b"".join(work.request())
+        seconds = extent.seconds(CAPACITY_S)
+        load = Load(request, seconds, clients=CLOSED_CLIENTS)
+        (closed,) = pool.submit(run, server.url, [load], time.monotonic() + LEAD_S).result()
+        capacity = computed_per_s(closed, seconds)
+        with Connection(server.url, work.room) as connection:
+            normal_ms = median([probe(connection, work) for _ in range(PROBES)]) * 1e3
+
+        seconds = extent.seconds(OVERLOAD_S)
+        load = Load(request, seconds, rate=TIMES * capacity, timeout_s=PATIENCE_S)
+        start_at = time.monotonic() + LEAD_S
+        future = pool.submit(run, server.url, [load], start_at)
+        time.sleep(start_at + seconds - time.monotonic())
+        recovered_s = recovery(server.url, work, NORMAL * normal_ms / 1e3)
+        (outcomes,) = future.result()
+
+        goodput = computed_per_s(outcomes, seconds) / capacity
+        lags = [o.begin - outcomes[0].begin - number / load.rate for number, o in enumerate(outcomes)]
+        counts = Counter("no answer" if o.status is None else str(o.status) for o in outcomes)
+        beside = {"capacity_per_s": capacity, "offered": len(outcomes), "answers": dict(counts)}
+        name = f"goodput at {TIMES} times the capacity, by the capacity"
+        yield Figure(name, goodput, "x", at_least=0.9, beside=beside)
+        refusals = [outcome.seconds * 1e3 for outcome in outcomes if outcome.is_refused]
+        p99 = percentile(refusals, 99) if refusals else None
+        beside = {
+            "refused": len(refusals),
+            "p50_ms": median(refusals) if refusals else None,
+            "clients_late_p99_ms": percentile(lags, 99) * 1e3,  # what the crowd itself adds, more or less
+        }
+        yield Figure("refusals (429, 503), p99", p99, "ms", at_most=50, beside=beside)
+        beside = {"normal_p50_ms": normal_ms, "normal_up_to": NORMAL}
+        yield Figure("until the latency is normal again", recovered_s, "s", at_most=2, beside=beside)
+
+
+def computed_per_s(outcomes: list[Outcome], seconds: float) -> float:
+    """Results per second that reached their clients."""
+    begin = min(outcome.begin for outcome in outcomes)
+    return sum(outcome.is_computed and outcome.end <= begin + seconds for outcome in outcomes) / seconds
+
+
+def probe(connection: Connection, work: Work) -> float:
+    """Seconds of a request; infinite if it is refused."""
+    begin = time.monotonic()
+    with contextlib.suppress(OSError):
+        connection.send(work.request())
+        if connection.receive().status == 200:
+            return time.monotonic() - begin
+    return math.inf
+
+
+def recovery(url: str, work: Work, limit_s: float) -> float:
+    """Seconds from now to the first of some requests in a row that are as fast as usual."""
+    end = time.monotonic()
+    recovered, calm = end, 0
+    while calm < CALM_PROBES and time.monotonic() < end + GIVE_UP_S:
+        with Connection(url, work.room) as connection:
+            calm = calm + 1 if probe(connection, work) <= limit_s else 0
+        if not calm:
+            recovered = time.monotonic()
+        time.sleep(0.02)
+    return recovered - end
