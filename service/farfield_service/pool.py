@@ -97,6 +97,9 @@ class Pool:
     def begin(self) -> None:
         """Start working; returns at once."""
         self.tasks = [asyncio.create_task(lane.work(), name=f"farfield lane {lane.number}") for lane in self.lanes]
+        self.tasks += [
+            asyncio.create_task(lane.watch(), name=f"farfield watch {lane.number}") for lane in self.lanes
+        ]
         self.tasks.append(asyncio.create_task(self._expire(), name="farfield deadlines"))
 
     async def _expire(self) -> None:
@@ -244,10 +247,7 @@ class Lane:
             job = self.own.popleft() if self.own else self.queue.take()
             if job is None:
                 self.queue.arrival.clear()
-                try:
-                    await asyncio.wait_for(self.queue.arrival.wait(), PING_S)
-                except TimeoutError:
-                    await self._ping(program)
+                await self.queue.arrival.wait()
                 if not program.is_alive:
                     return None
                 continue
@@ -257,12 +257,22 @@ class Lane:
             home.own.append(job)
             self.queue.arrival.set()
 
-    async def _ping(self, program: Program) -> None:
-        try:
-            async with asyncio.timeout(PING_S):
-                await program.ask({"op": "ping"})
-        except (TimeoutError, Gone):
-            self._lost(f"it did not answer for {PING_S:g} s")
+    async def watch(self) -> None:
+        """Ask an idle worker now and then whether it is there."""
+        while True:
+            await asyncio.sleep(PING_S)
+            program = self.program
+            if program is None or not program.is_alive or self.job:
+                continue
+            try:
+                async with asyncio.timeout(PING_S):
+                    await program.ask({"op": "ping"})
+            except TimeoutError:
+                if self.program is program and not self.job:
+                    self._lost(f"it did not answer for {PING_S:g} s")
+                    self.queue.arrival.set()
+            except Gone:
+                continue  # `_started` takes note
 
     async def _turn(self, program: Program, job: Job) -> None:
         """Have one part of a job computed."""
@@ -331,7 +341,7 @@ class Lane:
         job = self.building.pop(message["built"], None)
         if job:
             self.pool.metrics.build_seconds.observe(message["used_s"])
-            job.is_building = True
+            job.is_building, job.build_s = True, job.build_s + message["used_s"]
             self.queue.requeue(job, message["used_s"])
 
     def _end(self, job: Job, used_s: float, error: ServiceError) -> None:

@@ -10,8 +10,9 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -25,12 +26,13 @@ class Gone(Exception):
     """The worker's end of the socket was closed."""
 
 
-class Program:
-    """A worker program and the socket to it.
+class Program(asyncio.Protocol):
+    """A worker program, and the socket to it.
+
+    Messages are taken in as they come, without a task in between: a small request crosses twice.
 
     Args:
         process: the program.
-        reader, writer: of the socket.
         on_built: called with what the program says when kernels are built.
         on_end: called when the program has closed the socket.
     """
@@ -38,16 +40,15 @@ class Program:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
         on_built: Callable[[dict[str, Any]], None],
         on_end: Callable[[], None],
     ) -> None:
-        self.process, self.reader, self.writer = process, reader, writer
-        self.on_built, self.on_end = on_built, on_end
+        self.process, self.on_built, self.on_end = process, on_built, on_end
         self.facts: dict[str, Any] = {}
-        self.reply: asyncio.Future[dict[str, Any]] | None = None
-        self.listening: asyncio.Task[None] | None = None
+        self.is_open = False
+        self.received = bytearray()
+        self.replies: deque[asyncio.Future[dict[str, Any]]] = deque()  # in the order of the questions
+        self.loop = asyncio.get_running_loop()
 
     @classmethod
     async def start(
@@ -80,66 +81,85 @@ class Program:
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL, start_new_session=True
             )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        program = cls(process, reader, writer, on_built, on_end)
+        program = cls(process, on_built, on_end)
+        said = program._expect()
         try:
-            program.facts = await asyncio.wait_for(program._receive(), settings.worker_start_timeout_s)
+            await program.loop.create_connection(lambda: program, sock=ours)
+            program.facts = await asyncio.wait_for(said, settings.worker_start_timeout_s)
             if "error" in program.facts:
                 raise Gone(program.facts["error"])
         except BaseException:
             program.kill()
             raise
-        program.listening = asyncio.create_task(program._listen(), name="farfield worker")
         return program
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs and listens."""
-        is_listening = self.listening is not None and not self.listening.done()
-        return is_listening and self.process.poll() is None
+        """Whether it has not closed the socket, as every end of it does."""
+        return self.is_open
 
-    async def _receive(self) -> dict[str, Any]:
-        try:
-            (length,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
-            message: dict[str, Any] = msgspec.msgpack.decode(await self.reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError, msgspec.DecodeError) as error:
-            raise Gone from error
-        return message
+    # -- the socket's calls
 
-    async def _listen(self) -> None:
-        """Take in all that the program says."""
-        try:
-            while True:
-                message = await self._receive()
-                if "built" in message:
-                    self.on_built(message)
-                elif self.reply and not self.reply.done():
-                    self.reply.set_result(message)
-                    await asyncio.sleep(0)  # a job is known to be building before it is built
-        except Gone as error:
-            if self.reply and not self.reply.done():
-                self.reply.set_exception(error)
-            self.on_end()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is ready."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came: take in the messages that are whole."""
+        self.received += data
+        start = 0
+        while len(self.received) - start >= LENGTH.size:
+            begin = start + LENGTH.size
+            end = begin + LENGTH.unpack_from(self.received, start)[0]
+            if len(self.received) < end:
+                break
+            self._take(msgspec.msgpack.decode(self.received[begin:end]))
+            start = end
+        del self.received[:start]
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "built" in message:
+            # Not at once: who was just answered that it is being built has to go on first.
+            self.loop.call_soon(self.on_built, message)
+        else:
+            reply = self.replies.popleft()
+            if not reply.done():
+                reply.set_result(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The program has ended, or was told to."""
+        self.is_open = False
+        while self.replies:
+            reply = self.replies.popleft()
+            if not reply.done():
+                reply.set_exception(Gone())
+        self.on_end()
+
+    # -- messages
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message that has no answer."""
         data = msgspec.msgpack.encode(message)
-        self.writer.write(LENGTH.pack(len(data)) + data)
+        self.transport.write(LENGTH.pack(len(data)) + data)
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Send a message and wait for its answer; one at a time.
+        """Send a message and wait for its answer; answers come in the order of the questions.
 
         Raises:
             Gone: the program died meanwhile, or before.
         """
-        if not self.is_alive:
+        if not self.is_open:
             raise Gone
-        self.reply = asyncio.get_running_loop().create_future()
-        try:
-            self.tell(message)
-            return await self.reply
-        finally:
-            self.reply = None
+        self.tell(message)
+        return await self._expect()
+
+    def _expect(self) -> asyncio.Future[dict[str, Any]]:
+        reply: asyncio.Future[dict[str, Any]] = self.loop.create_future()
+        self.replies.append(reply)
+        return reply
+
+    # -- ends
 
     def kill(self) -> None:
         """End the program and the compilers that it may be running, at once."""
@@ -156,6 +176,6 @@ class Program:
         self.kill()
 
     def _close(self) -> None:
-        if self.listening:
-            self.listening.cancel()
-        self.writer.close()
+        if self.is_open:
+            self.is_open = False
+            self.transport.close()

@@ -81,6 +81,7 @@ class Job:
     is_cancelled: bool = field(default=False, init=False)
     home: Program | None = field(default=None, init=False)  # the worker that has begun it
     is_building: bool = field(default=False, init=False)  # a worker has just built its kernels
+    build_s: float = field(default=0.0, init=False)  # until its kernels were built, beside others' work
     handoff_s: float = field(default=0.0, init=False)  # on the way to the worker and back
     progress: float = field(default=0.0, init=False)  # the fraction that is done
 

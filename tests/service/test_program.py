@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 from typing import Any
 
 import msgspec
+import pytest
 
 from farfield_service.program import LENGTH, Program
 from serving import WAIT_S
@@ -20,31 +20,37 @@ def packed(message: dict[str, Any]) -> bytes:
     return LENGTH.pack(len(data)) + data
 
 
-async def heard(sent: bytes) -> list[str]:
-    """What is taken in when a program answers a question by `sent`, all at once."""
+async def heard(pieces: list[bytes]) -> list[str]:
+    """What is taken in when a program answers a question by `pieces`, and ends."""
     ours, theirs = socket.socketpair()
-    reader, writer = await asyncio.open_connection(sock=ours)
     order: list[str] = []
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as process, theirs:
-        program = Program(process, reader, writer, lambda message: order.append("built"), lambda: None)
-        program.listening = asyncio.create_task(program._listen())
+        program = Program(process, lambda message: order.append("built"), lambda: order.append("end"))
+        await program.loop.create_connection(lambda: program, sock=ours)
 
         async def ask() -> None:
             order.append(next(iter(await program.ask({"op": "begin"}))))
 
         asking = asyncio.create_task(ask())
         await asyncio.sleep(0.05)
-        theirs.sendall(sent)
+        for piece in pieces:
+            theirs.sendall(piece)
+            await asyncio.sleep(0.01)
         await asyncio.wait_for(asking, WAIT_S)
         while len(order) < 2:
             await asyncio.sleep(0.01)
-        program.kill()
-        with contextlib.suppress(asyncio.CancelledError):
-            await program.listening
+        await asyncio.to_thread(program.kill)
+        while len(order) < 3:
+            await asyncio.sleep(0.01)
     return order
 
 
-def test_word_of_a_build_comes_after_the_answer_that_it_began() -> None:
-    """Else the job that was built would not be known yet, and would wait for ever."""
-    sent = packed({"building": True}) + packed({"built": 1})
-    assert asyncio.run(asyncio.wait_for(heard(sent), WAIT_S)) == ["building", "built"]
+SENT = packed({"building": True}) + packed({"built": 1})
+
+
+@pytest.mark.parametrize(
+    "pieces", [[SENT], [SENT[:2], SENT[2:9], SENT[9:]], [SENT[k : k + 1] for k in range(len(SENT))]]
+)
+def test_word_of_a_build_comes_after_the_answer_that_it_began(pieces: list[bytes]) -> None:
+    """Else the job that was built would not be known yet, and would wait for ever; whatever the pieces."""
+    assert asyncio.run(asyncio.wait_for(heard(pieces), WAIT_S)) == ["building", "built", "end"]

@@ -116,6 +116,7 @@ class _Computed(Response):
             )
             timing |= {"queue": job.queued_s * 1e3, "handoff": job.handoff_s * 1e3}
             timing |= {name.removesuffix("_ms"): value for name, value in reply.items()}
+            timing["compile"] += job.build_s * 1e3
             state.metrics.observe_phases("vjp" if self.is_vjp else "reduce", timing)
             admission.check_deadline()
             await _send(send, kind, room, timing, scope.get("farfield.exchange"))
