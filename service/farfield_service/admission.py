@@ -79,7 +79,7 @@ class Admission:
             DeadlineExceeded: it would take longer than its caller waits.
         """
         state, settings, user = self.state, self.state.settings, self.user
-        state.queue.check_room(user.name, user.max_waiting, arriving=state.arriving[user.name] - 1)
+        state.queue.check_room(user.name, user.max_waiting)
         state.pool.check(spec)
         prediction = await self._predicted(spec, sizes)
         memory_bytes = state.pool.facts.get("memory_bytes")

@@ -193,16 +193,15 @@ class Queue:
         """Jobs that have begun and not ended."""
         return self._jobs - self._places
 
-    def check_room(self, name: str, max_waiting: int | None, arriving: int = 0) -> None:
+    def check_room(self, name: str, max_waiting: int | None) -> None:
         """Pass if one more job of a user may wait.
 
         Args:
             name: the user's.
             max_waiting: jobs of this user that may wait, instead of the queue's `user_limit`.
-            arriving: others of this user that are on their way into the queue.
 
         Raises:
-            ServerBusy: `limit` jobs wait already. QuotaExceeded: as many of the user wait, or come, as may.
+            ServerBusy: `limit` jobs wait already. QuotaExceeded: as many of the user wait as may.
             Both say when room is expected.
         """
         self.expire()
@@ -212,7 +211,7 @@ class Queue:
             message = f"{self.limit} requests are waiting already"
             raise ServerBusy(message, limit=self.limit, retry_after_s=retry_after_s)
         allowed = self.user_limit if max_waiting is None else max_waiting
-        if user.places + arriving >= allowed:
+        if user.places >= allowed:
             wait_s = self._room_s(user.interactive.ahead_s + user.batch.ahead_s, user.jobs)
             wait_s *= self._shared(user, user.weight)
             message = f"{allowed} requests of this user are waiting already"

@@ -14,13 +14,15 @@ from farfield_kernels.operation import Spec
 from farfield_kernels.predict import Prediction, Rates
 
 from .arena import Arena
-from .errors import Draining
+from .errors import Draining, QuotaExceeded
 from .gpu_metrics import watch_gpus
+from .keys import LOCAL, User
 from .metrics import Metrics
 from .pool import Pool
 from .queue import Queue
 from .settings import Settings
 
+ARRIVING = 0.5  # of the arena that the bodies of one user may hold while they come; a single one may be larger
 DRAIN_LOOK_S = 0.02
 
 
@@ -36,7 +38,7 @@ class State:
     is_leaving: bool = False  # no longer ready, but still answering
     is_draining: bool = False
     rates: Rates = field(default_factory=Rates)
-    arriving: Counter[str] = field(default_factory=Counter)  # requests on their way into the queue, by user
+    arriving: Counter[str] = field(default_factory=Counter)  # bytes of bodies on their way in, by user
     planner: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # of predictions
     predictions: dict[tuple[Spec, Sizes], Prediction] = field(default_factory=dict)
 
@@ -68,15 +70,22 @@ class State:
         self.pool.check_workers()
 
     @contextlib.contextmanager
-    def arrival_of(self, user: str) -> Iterator[None]:
-        """Count a request of a user as on its way in."""
-        self.arriving[user] += 1
+    def arrival_of(self, user: User, length: int) -> Iterator[None]:
+        """Count a body of a user as on its way in.
+
+        Raises:
+            QuotaExceeded: with it, bodies of this user would hold more than his part of the arena.
+        """
+        others, limit = self.arriving[user.name], int(self.arena.size * ARRIVING)
+        if user is not LOCAL and others and others + length > limit:
+            raise QuotaExceeded(f"{others} bytes of this user's bodies are on their way already", limit=limit)
+        self.arriving[user.name] += length
         try:
             yield
         finally:
-            self.arriving[user] -= 1
-            if not self.arriving[user]:
-                del self.arriving[user]
+            self.arriving[user.name] -= length
+            if not self.arriving[user.name]:
+                del self.arriving[user.name]
 
     async def drain(self, grace_s: float) -> None:
         """Stop: be found not ready for a while, then refuse what comes and what waits, and let what runs end.

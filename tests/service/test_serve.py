@@ -176,22 +176,24 @@ def test_a_full_queue_answers_busy_and_keeps_no_memory(tmp_path: Path) -> None:
         wait_for(server.is_idle_and_empty, "an empty arena")
 
 
-def test_uploads_count_for_the_quota_before_they_have_come(tmp_path: Path) -> None:
-    """With two half-sent bodies of a user who may have two waiting, the third is 429 before its body is sent."""
-    body = frame(GAUSSIAN, gaussian_arrays(M=20_000))
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(serving(tmp_path, "--max-queue-per-user", "2"))
-        for expected in (None, None, 429):
-            client = stack.enter_context(server.socket())
-            client.sendall(post_head(len(body)) + body[:5000])
-            if expected is None:
-                used = server.info()["arena_bytes_used"]
-                wait_for(lambda used=used: server.info()["arena_bytes_used"] >= used, "its slot")
-                continue
-            answer = client.recv(4096)
-            assert answer.startswith(b"HTTP/1.1 429")
-            assert b"quota_exceeded" in answer
-            assert b"retry-after: " in answer
+def test_bodies_on_their_way_do_not_take_the_whole_arena(tmp_path: Path) -> None:
+    """A user whose half-sent body holds a third of it is 429 with a second one, while another user computes."""
+    keys = tmp_path / "keys.json"
+    ada, ben = create_key(keys, "ada"), create_key(keys, "ben")
+    with serving(tmp_path, "--keys-file", str(keys)) as server, server.socket() as first:
+        first.sendall(post_head(ARENA_BYTES // 3, kind="application/msgpack", token=ada) + bytes(1000))
+        for token, expected in ((ada, 429), (ben, None)):
+            with server.socket() as second:
+                second.sendall(post_head(ARENA_BYTES // 3, kind="application/msgpack", token=token))
+                second.settimeout(1.0 if expected is None else WAIT_S)
+                try:
+                    answer = second.recv(4096)
+                except TimeoutError:  # it is waited for
+                    answer = b""
+                assert answer.startswith(b"HTTP/1.1 429" if expected else b"")
+                assert (b"quota_exceeded" in answer) == (expected == 429)
+        arrays = gaussian_arrays()
+        np.testing.assert_allclose(server.call(arrays, ben), gaussian(*arrays), rtol=1e-12)
 
 
 def test_a_request_that_can_never_fit_is_refused_for_good(tmp_path: Path) -> None:

@@ -97,10 +97,11 @@ class _Computed(Response):
         kind, length = check_body_headers(state.settings, headers)
         admission = Admission(state, scope["farfield.user"], read_deadline(headers))
         started = time.perf_counter()
-        leases = [state.arena.lease(length)]
+        leases: list[Lease] = []
         job: Job | None = None
         try:
-            with state.arrival_of(admission.user.name):
+            with state.arrival_of(admission.user, length):
+                leases.append(state.arena.lease(length))
                 received, forecast = await _receive(self.request, admission, kind, leases[0], is_vjp=self.is_vjp)
                 room = reserve(state.arena, received.operation, received.sizes, length)
                 leases.append(room.lease)
