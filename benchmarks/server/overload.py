@@ -1,7 +1,8 @@
 """Ten times as many requests as the server can compute: what it still computes, how it refuses, how it recovers.
 
 Capacity is measured first, with clients that wait for their answers. Then new clients come at their times, each on
-a connection of its own, and leave when they have waited long enough; what they left is no goodput.
+a connection of its own, say how long they will wait, as clients with a deadline do, and leave when they have; what
+they left is no goodput.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def measure(extent: Extent) -> Iterator[Figure]:
             normal_ms = median([probe(connection, work) for _ in range(PROBES)]) * 1e3
 
         seconds = extent.seconds(OVERLOAD_S)
+        request = b"".join(work.request(deadline_s=PATIENCE_S))
         load = Load(request, seconds, rate=TIMES * capacity, timeout_s=PATIENCE_S)
         start_at = time.monotonic() + LEAD_S
         future = pool.submit(run, server.url, [load], start_at)

@@ -31,7 +31,7 @@ class Work:
         """Bytes of its answer, and some for the head."""
         return self.result_bytes + 4096
 
-    def request(self, token: str | None = None) -> Pieces:
+    def request(self, token: str | None = None, deadline_s: float | None = None) -> Pieces:
         """The request's bytes: in one piece if they are few, else head and body."""
         spec = self.spec
         words = {name: getattr(spec, name) for name in ("formula", "variables", "reduction", "axis", "wrt")}
@@ -43,7 +43,8 @@ class Work:
             body[filled : filled + len(piece)] = piece
             filled += len(piece)
         lines = ["POST /v1/reduce HTTP/1.1", "Host: localhost", f"Content-Type: {wire.FRAME}"]
-        lines += [f"Content-Length: {length}", *([f"Authorization: Bearer {token}"] if token else []), "\r\n"]
+        lines += [f"Content-Length: {length}", *([f"Authorization: Bearer {token}"] if token else [])]
+        lines += [*([f"X-Farfield-Deadline-Ms: {deadline_s * 1e3:.0f}"] if deadline_s else []), "\r\n"]
         head = "\r\n".join(lines).encode()
         return [head + bytes(body)] if length <= JOINED_BYTES else [head, body]
 

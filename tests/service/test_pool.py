@@ -17,7 +17,6 @@ from farfield.errors import DeadlineError, LimitError, QuarantinedError, ServerE
 from farfield.wire import FRAME
 from farfield_kernels.operation import Spec
 from serving import (
-    ARENA_BYTES,
     GAUSSIAN,
     WAIT_S,
     Server,
@@ -213,12 +212,14 @@ def test_several_workers_share_the_work(tmp_path: Path) -> None:
 
 def test_a_request_that_needs_too_much_memory_is_refused_by_name(tmp_path: Path) -> None:
     """507 where float16 arguments would be converted, and the worker goes on computing."""
-    arrays = gaussian_arrays(M=2_500_000, dtype="float16")  # twice their 15 MB in float32, and 20 of results
-    with serving(tmp_path) as server:
+    # In float32 they take 192 MB, and the results 128 MB: far more than what varies from one worker to the next.
+    arrays = [np.ones(shape, "float16") for shape in ((16_000_000, 3), (5, 3), (5, 2))]
+    arena = ("--arena-bytes", str(2**28))
+    with serving(tmp_path, *arena) as server:
         status = Path(f"/proc/{server.worker_pid()}/status").read_text()
     [size_kb] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize:")]
-    limit = size_kb * 1024 - ARENA_BYTES + 40_000_000
-    with serving(tmp_path, "--worker-memory-bytes", str(limit)) as server:
+    limit = size_kb * 1024 - 2**28 + 100_000_000
+    with serving(tmp_path, *arena, "--worker-memory-bytes", str(limit)) as server:
         with pytest.raises(LimitError, match="needs more memory than a worker") as caught:
             server.call(arrays)
         assert caught.value.code == "insufficient_memory"
