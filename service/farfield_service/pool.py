@@ -277,7 +277,7 @@ class Lane:
     async def _turn(self, program: Program, job: Job) -> None:
         """Have one part of a job computed."""
         if job.done.done():  # nobody wants it any more
-            self._drop(program, job)
+            self._drop(job)
             return
         if not program.is_alive:
             self.queue.requeue(job, 0.0)
@@ -302,9 +302,9 @@ class Lane:
             self._lost("it died while a request ran")
             self._died_under(job, time.perf_counter() - begun)
         else:
-            self._replied(program, job, reply, time.perf_counter() - begun)
+            self._replied(job, reply, time.perf_counter() - begun)
 
-    def _replied(self, program: Program, job: Job, reply: dict[str, Any], elapsed_s: float) -> None:
+    def _replied(self, job: Job, reply: dict[str, Any], elapsed_s: float) -> None:
         used_s = reply["used_s"]
         self.pool.metrics.observe_use(job.user, used_s)
         if "building" in reply:
@@ -326,14 +326,12 @@ class Lane:
         if not job.done.done() and job.spent_s + used_s > limit_s:
             job.done.set_exception(JobTimeout(f"the request ran longer than this server's {limit_s:g} s"))
         if job.done.done():
-            self._drop(program, job, used_s)
+            self._drop(job, used_s)
         else:
             self.queue.requeue(job, used_s)
 
-    def _drop(self, program: Program, job: Job, used_s: float = 0.0) -> None:
+    def _drop(self, job: Job, used_s: float = 0.0) -> None:
         """Give up a job that was taken from the queue."""
-        if job.home is program:
-            program.tell({"op": "drop", "job": job.message["job"]})
         self.queue.finish(job, used_s)
         job.release()
 

@@ -143,6 +143,11 @@ class Program(asyncio.Protocol):
         data = msgspec.msgpack.encode(message)
         self.transport.write(LENGTH.pack(len(data)) + data)
 
+    def forget(self, job: int) -> None:
+        """Have it give up a job that it has begun and is between two parts; one it does not know is no error."""
+        if self.is_open:
+            self.tell({"op": "drop", "job": job})
+
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a message and wait for its answer; answers come in the order of the questions.
 

@@ -101,7 +101,10 @@ class Job:
         return self.done.done() and not self.done.cancelled() and not self.is_cancelled
 
     def release(self) -> None:
-        """Give back all slots."""
+        """Give back all slots, and have the worker that has begun it forget it."""
+        if self.home:
+            self.home.forget(self.message["job"])
+            self.home = None
         for lease in self.leases:
             lease.release()
 

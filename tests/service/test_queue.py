@@ -9,6 +9,7 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -365,6 +366,35 @@ def test_a_job_cancelled_while_it_runs_is_charged_and_not_queued_again(scene: Sc
     assert arena.used == 0
     assert scene.queue.take() is None
     assert scene.queue.shares() == pytest.approx({"user": 0.2})
+
+
+@dataclass
+class Home:
+    """In a worker's place: it keeps what it is told to forget."""
+
+    forgotten: list[int] = field(default_factory=list)
+
+    def forget(self, job: int) -> None:
+        """Keep the job's number."""
+        self.forgotten.append(job)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired", "left in a part"])
+def test_the_worker_that_has_begun_a_job_forgets_it(scene: Scene, arena: Arena, end: str) -> None:
+    """Or what it holds of a job that was given up between two parts, or in one, would be held for ever."""
+    home = Home()
+    job = with_slot(scene, arena)
+    job.message["job"], job.deadline = 7, 1.0 if end == "expired" else None
+    assert scene.queue.take() is job
+    job.home = home  # type: ignore[assignment]
+    if end == "left in a part":
+        scene.queue.cancel(job)
+    scene.queue.requeue(job, 0.2)
+    if end == "cancelled":
+        scene.queue.cancel(job)
+    scene.time = 2.0
+    scene.queue.expire()
+    assert (home.forgotten, arena.used) == ([7], 0)
 
 
 def test_a_job_that_nobody_waits_for_is_dropped_and_its_slots_freed(scene: Scene, arena: Arena) -> None:
