@@ -1,4 +1,4 @@
-"""Workloads, ours and peers' -> medians of alternating calls, errors, ratios, and where ours is slower."""
+"""Workloads, ours and peers' -> medians of alternating calls, errors, ratios; where ours is worse."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from workloads import Array, Workload
 LEAST_CALLS = 3  # of a peer, however slow
 BUDGET_S = 1.5  # of a peer's timed calls on one workload
 KINDS = ("cpu", "wall")
+SAME = 1.05  # times an error: the same additions in another order differ by so much
 
 Row = dict[str, Any]
 
@@ -42,8 +43,8 @@ class Contest:
 class Timings:
     """Wall and CPU milliseconds of the calls of one contestant."""
 
-    def __init__(self, first_call_s: float, error: float) -> None:
-        self.first_call_s, self.error = first_call_s, error
+    def __init__(self, first_call_s: float, errors: Row) -> None:
+        self.first_call_s, self.errors = first_call_s, errors
         self.wall: list[float] = []
         self.cpu: list[float] = []
 
@@ -59,14 +60,14 @@ class Timings:
             "cpu_ms": statistics.median(self.cpu),
             "calls": len(self.wall),
             "first_call_s": self.first_call_s,
-            "error": self.error,
+            **self.errors,
         }
 
 
 class Turn:
     """A peer on one workload: `failed` has the reason once it has no timings to give."""
 
-    def __init__(self, driver: Driver, workload: Workload, shape: tuple[int, ...], repeats: int) -> None:
+    def __init__(self, driver: Driver, workload: Workload, truth: Array, repeats: int) -> None:
         self.driver, self.workload, self.repeats = driver, workload, repeats
         answer = driver.ask(workload.name, first=True)
         self.is_absent, self.failed = "absent" in answer, str(answer.get("failed", ""))
@@ -74,7 +75,7 @@ class Turn:
             return
         values = np.load(answer["result"])
         os.unlink(answer["result"])
-        self.timings = Timings(answer["first_call_s"], error(values, workload, shape))
+        self.timings = Timings(answer["first_call_s"], errors(values, workload, truth))
         affordable = int(BUDGET_S * 1e3 / max(answer["wall_ms"], 1e-3))
         self.calls = max(min(LEAST_CALLS, repeats), min(affordable, repeats))
 
@@ -95,26 +96,34 @@ class Turn:
         if self.failed:
             return {"failed": self.failed}
         row = self.timings.row()
-        return row | {f"faster_{kind}": row[f"{kind}_ms"] / ours[f"{kind}_ms"] for kind in KINDS}
+        of_error = ours["rms_error"] / row["rms_error"] if row["rms_error"] else float(ours["rms_error"] > 0)
+        return (
+            row
+            | {f"faster_{kind}": row[f"{kind}_ms"] / ours[f"{kind}_ms"] for kind in KINDS}
+            | {"of_error": of_error}
+        )
 
 
-def error(values: Array, workload: Workload, shape: tuple[int, ...]) -> float:
-    """Largest difference to float64 NumPy on the compared rows, relative to the largest value there.
+def errors(values: Array, workload: Workload, truth: Array) -> Row:
+    """Largest and root mean square difference to float64 NumPy on the compared rows, relative to the largest value
+    there.
 
     Of places, the share of those that differ, as that of the 3rd nearest point says nothing by its size.
     """
-    truth = workload.exact(shape)
     found = values[: len(truth)].reshape(truth.shape)
     if "Arg" in workload.reduction and not workload.wrt:
-        return float((found != truth).mean())
-    return float(np.abs(found - truth).max() / (np.abs(truth).max() or 1.0))
+        share = float((found != truth).mean())
+        return {"error": share, "rms_error": share}
+    relative = np.abs(found - truth) / (np.abs(truth).max() or 1.0)
+    return {"error": float(relative.max()), "rms_error": float(np.sqrt(np.square(relative).mean()))}
 
 
 def measure(workload: Workload, contest: Contest, separation: str = "off") -> Row:
     """Ours and each peer in turn, call by call."""
     ours = Ours(workload, separation)
-    timings = Timings(ours.first_call_s, error(ours.values, workload, ours.shape))
-    turns = [Turn(driver, workload, ours.shape, contest.repeats) for driver in contest.drivers]
+    truth = workload.exact(ours.shape)
+    timings = Timings(ours.first_call_s, errors(ours.values, workload, truth))
+    turns = [Turn(driver, workload, truth, contest.repeats) for driver in contest.drivers]
     for number in range(contest.repeats):
         time.sleep(PAUSE_S)
         timings.add(*ours.time())
@@ -132,10 +141,10 @@ def _timed(rows: Iterable[Row], peer: str) -> list[tuple[str, Row]]:
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """Per peer the geometric mean and the least of the ratios and where that is; all in which ours is slower."""
+    """Per peer the geometric mean and the least of the ratios and where that is; all in which ours is worse."""
     names = dict.fromkeys(peer for row in rows for peer in row.get("peers", {}))
     against: Row = {}
-    slower = []
+    slower, less_exact = [], []
     for peer in names:
         timed = _timed(rows, peer)
         against[peer] = {"workloads": len(timed)}
@@ -152,6 +161,11 @@ def summary(rows: Sequence[Row]) -> Row:
                 for name, ratio in ratios.items()
                 if ratio < 1
             ]
+        less_exact += [
+            {"workload": name, "peer": peer, "of_error": figures["of_error"]}
+            for name, figures in timed
+            if figures["of_error"] > SAME
+        ]
         failed = {
             row["workload"]: figures["failed"]
             for row in rows
@@ -159,7 +173,7 @@ def summary(rows: Sequence[Row]) -> Row:
         }
         if failed:
             against[peer]["failed"] = failed
-    return {"against": against, "slower_than": slower} if names else {}
+    return {"against": against, "slower_than": slower, "less_exact_than": less_exact} if names else {}
 
 
 def lines(row: Row) -> Iterable[str]:
@@ -171,14 +185,13 @@ def lines(row: Row) -> Iterable[str]:
         elif figures:
             ratios = f"{figures['faster_cpu']:7.2f}x cpu {figures['faster_wall']:7.2f}x wall"
             slower = "   OURS IS SLOWER" if min(figures["faster_cpu"], figures["faster_wall"]) < 1 else ""
-            yield f"    {peer:<18} {_figures(figures)} {ratios}{slower}"
+            yield f"    {peer:<18} {_figures(figures)} {ratios} {figures['of_error']:5.2f}x error{slower}"
 
 
 def _figures(figures: Row) -> str:
     times = f"{figures['cpu_ms']:9.2f} ms cpu {figures['wall_ms']:9.2f} ms wall"
-    return (
-        f"{times}  (first {figures['first_call_s']:5.2f} s, error {figures['error']:.0e}, {figures['calls']:>2})"
-    )
+    errors = f"error {figures['rms_error']:.1e}, at most {figures['error']:.0e}"
+    return f"{times}  (first {figures['first_call_s']:5.2f} s, {errors}, {figures['calls']:>2})"
 
 
 def summary_lines(found: Row) -> Iterable[str]:
@@ -193,5 +206,7 @@ def summary_lines(found: Row) -> Iterable[str]:
     for case in found.get("slower_than", ()):
         where = f"{case['peer']} on {case['workload']}"
         yield f"SLOWER than {where}: {case['faster']:.2f}x as fast in {case['kind']} time"
+    for case in found.get("less_exact_than", ()):
+        yield f"LESS EXACT than {case['peer']} on {case['workload']}: {case['of_error']:.2f}x its error"
     if found.get("slower_than") == []:
         yield "nowhere slower than a peer"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-ROWS = 64  # of a result, that are compared with NumPy
+ROWS = 1000  # of a result, that are compared with NumPy: of 64, the errors say more about those 64
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def plan(
     rolls = roll(program)
     if rolls:
         return _rolled(program, rolls, dtype, kinds, results or dtype)
-    tile, chunk = 256 * TILE_FACTOR[program.reduction.scheme], 1
+    tile, chunk = 256 * TILE_FACTOR[program.reduction.scheme], 8
     while tile > 1024 and tile * len(program.kept("col")) * SIZE[dtype] > L2_BYTES:
         tile //= 2
     if program.reduction.scheme != "fold":
@@ -136,7 +136,8 @@ def for_few_rows(program: Program, schedule: Schedule) -> Schedule | None:
     in_order = any(field.kind != "number" or field.each == "K" for field in fields) or "$c" in step
     if schedule.device == "cuda" or in_order or roll(program) or len(program.at("pair")) > STRAIGHT:
         return None
-    return replace(schedule, rows=1, block=64, tile=512, chunk=256, lanes="columns", in_registers=True)
+    chunk = 512 if program.reduction.scheme == "fold" else 256
+    return replace(schedule, rows=1, block=64, tile=512, chunk=chunk, lanes="columns", in_registers=True)
 
 
 def block_rows(schedule: Schedule) -> int:

@@ -144,9 +144,10 @@ class Pairs(ComponentLoops):
 
     # -- plain folding
 
-    def names(self, o: int, r: int) -> dict[str, str]:
+    def names(self, o: int, r: int, prefix: str = "") -> dict[str, str]:
         """What the `$` of a step stand for, but for the term."""
-        return sizes(self.program) | self.state_names(o, r) | {"c": "c"}
+        state = {field: prefix + name for field, name in self.state_names(o, r).items()}
+        return sizes(self.program) | state | {"c": "c"}
 
     def each_weight(self, o: int, r: int) -> list[str]:
         """The reduction's step for each weight."""
@@ -158,23 +159,37 @@ class Pairs(ComponentLoops):
         ]
 
     def fold_loop(self) -> list[str]:
-        """Each term updates the state by the reduction's step."""
+        """Each term updates the state by the reduction's step, or first the state of its chunk."""
+        by_chunks = self.is_by_chunks and self.in_registers
+        state = "chunk_" if by_chunks else ""
 
         def use(o: int, number: int) -> Callable[[int], list[str]]:
             def step(r: int) -> list[str]:
-                names = self.names(o, r) | {"t": operand(self.program, number, r)}
+                names = self.names(o, r, state) | {"t": operand(self.program, number, r)}
                 text = [fill(self.program.reduction.step, names), *self.each_weight(o, r)]
-                variables = [name for name, _, _ in self.scalars(o, r)]
+                variables = [state + name for name, _, _ in self.scalars(o, r)]
                 return self.around(o, r, self.guarded(variables, block("", text)))
 
             return step
 
         uses: list[Use] = [((number, *self.program.weights), use(o, number)) for o, number in self.components]
         uses += self.kept_for_families(self.rolls.components)
-        if not self.rolls:
+        if not self.rolls and not by_chunks:
             return self.columns("0", "m", self.pair_body(uses))
         body = self.columns("c0", "c1", self.pair_body(uses))
+        if by_chunks:
+            body = self.apart(body)
         return self.chunks(body + [line for f in self.rolls.components for line in self.family(f, self.steps)])
+
+    def apart(self, body: list[str]) -> list[str]:
+        """Statements that take in the terms of a chunk, by states of the chunk."""
+        begin, end = [], []
+        for r in self.row_range:
+            for o, _ in self.components:
+                later = {f"{field.name}2": f"chunk_{name}" for name, _, field in self.scalars(o, r)}
+                begin += [f"V chunk_{name} = {field.identity};" for name, _, field in self.scalars(o, r)]
+                end.append(fill(self.program.reduction.merge, self.names(o, r) | later))
+        return [*begin, *body, *end]
 
     def steps(self, family: Family, k0: str, width: int) -> Update:
         """The state of `width` components from `k0` on."""
@@ -185,8 +200,14 @@ class Pairs(ComponentLoops):
                 for r in self.row_range:
                     component = f"{family.first} + {k0} + {d}"
                     place = f"*({kind} *)(lane + (({component}) * SLOTS + {slot}) * GROUP + {r} * LANES)"
-                    load.append(f"{kind} f_{field.name}_{d}_{r} = {place};")
-                    save.append(f"{place} = f_{field.name}_{d}_{r};")
+                    name = f"f_{field.name}_{d}_{r}"
+                    if self.is_by_chunks:
+                        load.append(f"{kind} {name} = {field.identity};")
+                        later = {field.name: place, f"{field.name}2": name}
+                        save.append(fill(self.program.reduction.merge, later))
+                    else:
+                        load.append(f"{kind} {name} = {place};")
+                        save.append(f"{place} = {name};")
 
         def step(term: str, d: int, r: int) -> str:
             state = {field.name: f"f_{field.name}_{d}_{r}" for field in self.fields}

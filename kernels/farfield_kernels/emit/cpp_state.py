@@ -25,6 +25,7 @@ class LaneState:
         self.row_range = range(schedule.rows)
         self.in_registers = schedule.in_registers
         self.is_across = schedule.lanes == "columns"
+        self.is_by_chunks = program.reduction.by_chunks
         self.row_slots = places(program, "row")
         self.col_slots = places(program, "col")
         rolled = {k for family in self.rolls.components for k in family.range}

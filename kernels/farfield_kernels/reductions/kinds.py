@@ -186,6 +186,8 @@ class Reduction:
             a tile begin as the last one of the wide state, which only better terms replace. `step` runs for the
             terms of which `candidate` holds.
         state: the fields that `step` and `merge` update.
+        by_chunks: whether a few terms are taken in by a state of their own, which `merge` then takes in: the
+            errors of sums grow with the number of additions one after another.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
             (M, its width).
@@ -209,6 +211,7 @@ class Reduction:
     candidate: str = ""
     step_each: str = ""
     merge: str
+    by_chunks: bool = False
     results: tuple[Result, ...]
     reference: Callable[[Array, Array | None, int], tuple[Array, ...]]
     fold: Fold

@@ -65,6 +65,7 @@ SUM = declare(
         state=(Field("s", "K(0)"),),
         step="$s = $s + $t;",
         merge="$s += $s2;",
+        by_chunks=True,
         results=(Result("$s"),),
         reference=lambda terms, weights, K: (terms.sum(1),),
         fold=_fold_sum,
@@ -78,7 +79,13 @@ SUM = declare(
 # The count of terms may differ from row to row, where only parts of a row are reduced: gradients read it back.
 
 COUNT_RESULT = Result("terms", kind="count")
-SUM_STATE = {"state": (Field("s", "K(0)"),), "step": "$s = $s + $t;", "merge": "$s += $s2;", "fold": _fold_sum}
+SUM_STATE = {
+    "state": (Field("s", "K(0)"),),
+    "step": "$s = $s + $t;",
+    "merge": "$s += $s2;",
+    "by_chunks": True,
+    "fold": _fold_sum,
+}
 
 
 def _mean(terms: Array) -> Array:

@@ -47,7 +47,7 @@ HOT void unzip_2(const T *from, T *to, i64 pitch) {
 #endif
 }
 
-enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
+enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 8 };
 enum { COMPONENTS = 1, SLOTS = 2, ROW_SLOTS = 2, COL_SLOTS = 2 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.

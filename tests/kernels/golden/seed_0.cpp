@@ -95,7 +95,7 @@ HOT V exp(V x) {
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
-enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
+enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 8 };
 enum { COMPONENTS = 3, SLOTS = 1, ROW_SLOTS = 3, COL_SLOTS = 5 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
@@ -187,51 +187,66 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_
           V s_0_1 = K(0);
           V s_1_1 = K(0);
           V s_2_1 = K(0);
-          for (i64 c = 0; c < m; c++) {
-            const V v3 = K(Y[1 * PITCH + c]);
-            const V v7 = K(Y[2 * PITCH + c]);
-            const V v8 = K(Y[3 * PITCH + c]);
-            const V v9 = K(Y[4 * PITCH + c]);
-            {
-              const V v10_0 = v4_0 + v7;
-              const V v11_0 = v5_0 + v8;
-              const V v12_0 = v6_0 + v9;
-              const V v13_0 = exp(v10_0);
-              const V v14_0 = exp(v11_0);
-              const V v15_0 = exp(v12_0);
-              const V v16_0 = v3 * v13_0;
+          for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
+            const i64 c1 = smaller(m, c0 + CHUNK);
+            V chunk_s_0_0 = K(0);
+            V chunk_s_1_0 = K(0);
+            V chunk_s_2_0 = K(0);
+            V chunk_s_0_1 = K(0);
+            V chunk_s_1_1 = K(0);
+            V chunk_s_2_1 = K(0);
+            for (i64 c = c0; c < c1; c++) {
+              const V v3 = K(Y[1 * PITCH + c]);
+              const V v7 = K(Y[2 * PITCH + c]);
+              const V v8 = K(Y[3 * PITCH + c]);
+              const V v9 = K(Y[4 * PITCH + c]);
               {
-                s_0_0 = s_0_0 + v16_0;
+                const V v10_0 = v4_0 + v7;
+                const V v11_0 = v5_0 + v8;
+                const V v12_0 = v6_0 + v9;
+                const V v13_0 = exp(v10_0);
+                const V v14_0 = exp(v11_0);
+                const V v15_0 = exp(v12_0);
+                const V v16_0 = v3 * v13_0;
+                {
+                  chunk_s_0_0 = chunk_s_0_0 + v16_0;
+                }
+                const V v17_0 = v3 * v14_0;
+                {
+                  chunk_s_1_0 = chunk_s_1_0 + v17_0;
+                }
+                const V v18_0 = v3 * v15_0;
+                {
+                  chunk_s_2_0 = chunk_s_2_0 + v18_0;
+                }
               }
-              const V v17_0 = v3 * v14_0;
               {
-                s_1_0 = s_1_0 + v17_0;
-              }
-              const V v18_0 = v3 * v15_0;
-              {
-                s_2_0 = s_2_0 + v18_0;
+                const V v10_1 = v4_1 + v7;
+                const V v11_1 = v5_1 + v8;
+                const V v12_1 = v6_1 + v9;
+                const V v13_1 = exp(v10_1);
+                const V v14_1 = exp(v11_1);
+                const V v15_1 = exp(v12_1);
+                const V v16_1 = v3 * v13_1;
+                {
+                  chunk_s_0_1 = chunk_s_0_1 + v16_1;
+                }
+                const V v17_1 = v3 * v14_1;
+                {
+                  chunk_s_1_1 = chunk_s_1_1 + v17_1;
+                }
+                const V v18_1 = v3 * v15_1;
+                {
+                  chunk_s_2_1 = chunk_s_2_1 + v18_1;
+                }
               }
             }
-            {
-              const V v10_1 = v4_1 + v7;
-              const V v11_1 = v5_1 + v8;
-              const V v12_1 = v6_1 + v9;
-              const V v13_1 = exp(v10_1);
-              const V v14_1 = exp(v11_1);
-              const V v15_1 = exp(v12_1);
-              const V v16_1 = v3 * v13_1;
-              {
-                s_0_1 = s_0_1 + v16_1;
-              }
-              const V v17_1 = v3 * v14_1;
-              {
-                s_1_1 = s_1_1 + v17_1;
-              }
-              const V v18_1 = v3 * v15_1;
-              {
-                s_2_1 = s_2_1 + v18_1;
-              }
-            }
+            s_0_0 += chunk_s_0_0;
+            s_1_0 += chunk_s_1_0;
+            s_2_0 += chunk_s_2_0;
+            s_0_1 += chunk_s_0_1;
+            s_1_1 += chunk_s_1_1;
+            s_2_1 += chunk_s_2_1;
           }
           *(V *)(lane + (0 * SLOTS + 0) * GROUP + 0 * LANES) = s_0_0;
           *(V *)(lane + (1 * SLOTS + 0) * GROUP + 0 * LANES) = s_1_0;

@@ -95,7 +95,7 @@ HOT V exp(V x) {
 }
 HOT f64 exp(f64 x) { return __builtin_exp(x); }
 
-enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 1 };
+enum { ROWS = 2, GROUP = ROWS * LANES, BLOCK = 256, TILE = 256, CHUNK = 8 };
 enum { COMPONENTS = 4, SLOTS = 1, ROW_SLOTS = 6, COL_SLOTS = 6 };
 enum { OVER_ROWS = 0, X_GROUP = ROW_SLOTS * GROUP, LANE_STATE = COMPONENTS * SLOTS * GROUP };
 // Between components lies an odd number of cache lines: a power of two would have them meet in few sets.
@@ -203,76 +203,95 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_
           V s_1_1 = K(0);
           V s_2_1 = K(0);
           V s_3_1 = K(0);
-          for (i64 c = 0; c < m; c++) {
-            const V v6 = K(Y[1 * PITCH + c]);
-            const V v13 = K(Y[2 * PITCH + c]);
-            const V v14 = K(Y[3 * PITCH + c]);
-            const V v15 = K(Y[4 * PITCH + c]);
-            const V v31 = K(Y[5 * PITCH + c]);
-            {
-              const V v7_0 = v0_0 * v6;
-              const V v8_0 = v1_0 * v6;
-              const V v9_0 = v2_0 * v6;
-              const V v16_0 = v10_0 + v13;
-              const V v17_0 = v11_0 + v14;
-              const V v18_0 = v12_0 + v15;
-              const V v19_0 = exp(v16_0);
-              const V v20_0 = exp(v17_0);
-              const V v21_0 = exp(v18_0);
-              const V v22_0 = v7_0 * v19_0;
+          for (i64 c0 = 0; c0 < m; c0 += CHUNK) {
+            const i64 c1 = smaller(m, c0 + CHUNK);
+            V chunk_s_0_0 = K(0);
+            V chunk_s_1_0 = K(0);
+            V chunk_s_2_0 = K(0);
+            V chunk_s_3_0 = K(0);
+            V chunk_s_0_1 = K(0);
+            V chunk_s_1_1 = K(0);
+            V chunk_s_2_1 = K(0);
+            V chunk_s_3_1 = K(0);
+            for (i64 c = c0; c < c1; c++) {
+              const V v6 = K(Y[1 * PITCH + c]);
+              const V v13 = K(Y[2 * PITCH + c]);
+              const V v14 = K(Y[3 * PITCH + c]);
+              const V v15 = K(Y[4 * PITCH + c]);
+              const V v31 = K(Y[5 * PITCH + c]);
               {
-                s_0_0 = s_0_0 + v22_0;
+                const V v7_0 = v0_0 * v6;
+                const V v8_0 = v1_0 * v6;
+                const V v9_0 = v2_0 * v6;
+                const V v16_0 = v10_0 + v13;
+                const V v17_0 = v11_0 + v14;
+                const V v18_0 = v12_0 + v15;
+                const V v19_0 = exp(v16_0);
+                const V v20_0 = exp(v17_0);
+                const V v21_0 = exp(v18_0);
+                const V v22_0 = v7_0 * v19_0;
+                {
+                  chunk_s_0_0 = chunk_s_0_0 + v22_0;
+                }
+                const V v23_0 = v8_0 * v20_0;
+                {
+                  chunk_s_1_0 = chunk_s_1_0 + v23_0;
+                }
+                const V v24_0 = v9_0 * v21_0;
+                {
+                  chunk_s_2_0 = chunk_s_2_0 + v24_0;
+                }
+                const V v25_0 = v0_0 * v19_0;
+                const V v26_0 = v1_0 * v20_0;
+                const V v27_0 = v2_0 * v21_0;
+                const V v28_0 = v25_0 + v26_0;
+                const V v29_0 = v28_0 + v27_0;
+                const V v32_0 = v29_0 * v31;
+                {
+                  chunk_s_3_0 = chunk_s_3_0 + v32_0;
+                }
               }
-              const V v23_0 = v8_0 * v20_0;
               {
-                s_1_0 = s_1_0 + v23_0;
-              }
-              const V v24_0 = v9_0 * v21_0;
-              {
-                s_2_0 = s_2_0 + v24_0;
-              }
-              const V v25_0 = v0_0 * v19_0;
-              const V v26_0 = v1_0 * v20_0;
-              const V v27_0 = v2_0 * v21_0;
-              const V v28_0 = v25_0 + v26_0;
-              const V v29_0 = v28_0 + v27_0;
-              const V v32_0 = v29_0 * v31;
-              {
-                s_3_0 = s_3_0 + v32_0;
+                const V v7_1 = v0_1 * v6;
+                const V v8_1 = v1_1 * v6;
+                const V v9_1 = v2_1 * v6;
+                const V v16_1 = v10_1 + v13;
+                const V v17_1 = v11_1 + v14;
+                const V v18_1 = v12_1 + v15;
+                const V v19_1 = exp(v16_1);
+                const V v20_1 = exp(v17_1);
+                const V v21_1 = exp(v18_1);
+                const V v22_1 = v7_1 * v19_1;
+                {
+                  chunk_s_0_1 = chunk_s_0_1 + v22_1;
+                }
+                const V v23_1 = v8_1 * v20_1;
+                {
+                  chunk_s_1_1 = chunk_s_1_1 + v23_1;
+                }
+                const V v24_1 = v9_1 * v21_1;
+                {
+                  chunk_s_2_1 = chunk_s_2_1 + v24_1;
+                }
+                const V v25_1 = v0_1 * v19_1;
+                const V v26_1 = v1_1 * v20_1;
+                const V v27_1 = v2_1 * v21_1;
+                const V v28_1 = v25_1 + v26_1;
+                const V v29_1 = v28_1 + v27_1;
+                const V v32_1 = v29_1 * v31;
+                {
+                  chunk_s_3_1 = chunk_s_3_1 + v32_1;
+                }
               }
             }
-            {
-              const V v7_1 = v0_1 * v6;
-              const V v8_1 = v1_1 * v6;
-              const V v9_1 = v2_1 * v6;
-              const V v16_1 = v10_1 + v13;
-              const V v17_1 = v11_1 + v14;
-              const V v18_1 = v12_1 + v15;
-              const V v19_1 = exp(v16_1);
-              const V v20_1 = exp(v17_1);
-              const V v21_1 = exp(v18_1);
-              const V v22_1 = v7_1 * v19_1;
-              {
-                s_0_1 = s_0_1 + v22_1;
-              }
-              const V v23_1 = v8_1 * v20_1;
-              {
-                s_1_1 = s_1_1 + v23_1;
-              }
-              const V v24_1 = v9_1 * v21_1;
-              {
-                s_2_1 = s_2_1 + v24_1;
-              }
-              const V v25_1 = v0_1 * v19_1;
-              const V v26_1 = v1_1 * v20_1;
-              const V v27_1 = v2_1 * v21_1;
-              const V v28_1 = v25_1 + v26_1;
-              const V v29_1 = v28_1 + v27_1;
-              const V v32_1 = v29_1 * v31;
-              {
-                s_3_1 = s_3_1 + v32_1;
-              }
-            }
+            s_0_0 += chunk_s_0_0;
+            s_1_0 += chunk_s_1_0;
+            s_2_0 += chunk_s_2_0;
+            s_3_0 += chunk_s_3_0;
+            s_0_1 += chunk_s_0_1;
+            s_1_1 += chunk_s_1_1;
+            s_2_1 += chunk_s_2_1;
+            s_3_1 += chunk_s_3_1;
           }
           *(V *)(lane + (0 * SLOTS + 0) * GROUP + 0 * LANES) = s_0_0;
           *(V *)(lane + (1 * SLOTS + 0) * GROUP + 0 * LANES) = s_1_0;

@@ -588,22 +588,22 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_
               }
             }
             for (int k0 = 0; k0 < 8; k0 += 8) {
-              V f_s_0_0 = *(V *)(lane + ((0 + k0 + 0) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_0_1 = *(V *)(lane + ((0 + k0 + 0) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_1_0 = *(V *)(lane + ((0 + k0 + 1) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_1_1 = *(V *)(lane + ((0 + k0 + 1) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_2_0 = *(V *)(lane + ((0 + k0 + 2) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_2_1 = *(V *)(lane + ((0 + k0 + 2) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_3_0 = *(V *)(lane + ((0 + k0 + 3) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_3_1 = *(V *)(lane + ((0 + k0 + 3) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_4_0 = *(V *)(lane + ((0 + k0 + 4) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_4_1 = *(V *)(lane + ((0 + k0 + 4) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_5_0 = *(V *)(lane + ((0 + k0 + 5) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_5_1 = *(V *)(lane + ((0 + k0 + 5) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_6_0 = *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_6_1 = *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_7_0 = *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_7_1 = *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 1 * LANES);
+              V f_s_0_0 = K(0);
+              V f_s_0_1 = K(0);
+              V f_s_1_0 = K(0);
+              V f_s_1_1 = K(0);
+              V f_s_2_0 = K(0);
+              V f_s_2_1 = K(0);
+              V f_s_3_0 = K(0);
+              V f_s_3_1 = K(0);
+              V f_s_4_0 = K(0);
+              V f_s_4_1 = K(0);
+              V f_s_5_0 = K(0);
+              V f_s_5_1 = K(0);
+              V f_s_6_0 = K(0);
+              V f_s_6_1 = K(0);
+              V f_s_7_0 = K(0);
+              V f_s_7_1 = K(0);
               for (i64 c = c0; c < c1; c++) {
                 const V l0_0 = *at(S, ((1 * SPAN + c - c0) * ROWS + 0) * LANES);
                 const V l0_1 = *at(S, ((1 * SPAN + c - c0) * ROWS + 1) * LANES);
@@ -696,28 +696,28 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_
                   }
                 }
               }
-              *(V *)(lane + ((0 + k0 + 0) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_0_0;
-              *(V *)(lane + ((0 + k0 + 0) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_0_1;
-              *(V *)(lane + ((0 + k0 + 1) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_1_0;
-              *(V *)(lane + ((0 + k0 + 1) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_1_1;
-              *(V *)(lane + ((0 + k0 + 2) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_2_0;
-              *(V *)(lane + ((0 + k0 + 2) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_2_1;
-              *(V *)(lane + ((0 + k0 + 3) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_3_0;
-              *(V *)(lane + ((0 + k0 + 3) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_3_1;
-              *(V *)(lane + ((0 + k0 + 4) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_4_0;
-              *(V *)(lane + ((0 + k0 + 4) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_4_1;
-              *(V *)(lane + ((0 + k0 + 5) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_5_0;
-              *(V *)(lane + ((0 + k0 + 5) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_5_1;
-              *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_6_0;
-              *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_6_1;
-              *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_7_0;
-              *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_7_1;
+              *(V *)(lane + ((0 + k0 + 0) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_0_0;
+              *(V *)(lane + ((0 + k0 + 0) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_0_1;
+              *(V *)(lane + ((0 + k0 + 1) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_1_0;
+              *(V *)(lane + ((0 + k0 + 1) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_1_1;
+              *(V *)(lane + ((0 + k0 + 2) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_2_0;
+              *(V *)(lane + ((0 + k0 + 2) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_2_1;
+              *(V *)(lane + ((0 + k0 + 3) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_3_0;
+              *(V *)(lane + ((0 + k0 + 3) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_3_1;
+              *(V *)(lane + ((0 + k0 + 4) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_4_0;
+              *(V *)(lane + ((0 + k0 + 4) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_4_1;
+              *(V *)(lane + ((0 + k0 + 5) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_5_0;
+              *(V *)(lane + ((0 + k0 + 5) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_5_1;
+              *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_6_0;
+              *(V *)(lane + ((0 + k0 + 6) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_6_1;
+              *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_7_0;
+              *(V *)(lane + ((0 + k0 + 7) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_7_1;
             }
             {
-              V f_s_0_0 = *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_0_1 = *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 1 * LANES);
-              V f_s_1_0 = *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 0 * LANES);
-              V f_s_1_1 = *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 1 * LANES);
+              V f_s_0_0 = K(0);
+              V f_s_0_1 = K(0);
+              V f_s_1_0 = K(0);
+              V f_s_1_1 = K(0);
               for (i64 c = c0; c < c1; c++) {
                 const V l0_0 = *at(S, ((1 * SPAN + c - c0) * ROWS + 0) * LANES);
                 const V l0_1 = *at(S, ((1 * SPAN + c - c0) * ROWS + 1) * LANES);
@@ -744,10 +744,10 @@ extern "C" int farfield_reduce(i64 rows, i64 cols, i64 splits, i64 end, i64 row_
                   }
                 }
               }
-              *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_0_0;
-              *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_0_1;
-              *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 0 * LANES) = f_s_1_0;
-              *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 1 * LANES) = f_s_1_1;
+              *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_0_0;
+              *(V *)(lane + ((0 + 8 + 0) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_0_1;
+              *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 0 * LANES) += f_s_1_0;
+              *(V *)(lane + ((0 + 8 + 1) * SLOTS + 0) * GROUP + 1 * LANES) += f_s_1_1;
             }
           }
           for (int o = 0; o < COMPONENTS; o++) {
