@@ -20,9 +20,10 @@ from farfield_kernels.schedule import Device
 
 from .arena import Arena
 from .errors import DeadlineExceeded, JobTimeout, NoWorker, Quarantined, ServiceError, WorkerDied
+from .job import Job
 from .metrics import Metrics
 from .program import Gone, Program
-from .queue import Job, Queue
+from .queue import Queue
 from .settings import Settings
 
 MAX_ATTEMPTS = 2
@@ -311,6 +312,7 @@ class Lane:
             self.building[job.message["job"]] = job
             return
         job.handoff_s += elapsed_s - used_s
+        self.queue.observe(job, elapsed_s)
         self.pool.survived(job.spec)
         if "part" not in reply:
             self.queue.finish(job, used_s)

@@ -17,6 +17,9 @@ jobs do not win anyone a larger share; they only come earlier:
   job that waits; then it has one slice. So batch gets a fifth of a user's own time at least.
 
 Jobs of one user and class start in the order in which they came, and a started one goes on before the next starts.
+That order is vain where clients leave before they are served: all get the worker when they are about to go. While
+a user's do, and they set no deadline that could be kept instead, what comes goes before what waits.
+
 A job holds a place from `put` until it starts first.
 
 Source: Goyal, Vin and Cheng, Start-time fair queueing, SIGCOMM 1996.
@@ -29,120 +32,17 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-from farfield_kernels.operation import Spec
-
-from .arena import Lease
-from .errors import DeadlineExceeded, QuotaExceeded, ServerBusy, ServiceError
-from .program import Program
+from .errors import ClientLeft, DeadlineExceeded, QuotaExceeded, ServerBusy, ServiceError
+from .job import INTERACTIVE_S, Job
 from .ranking import Ranking
+from .share import OVERTAKING, Share
 
-INTERACTIVE_S = 0.2  # device seconds; below it people notice a delay, above it they wait anyway
-OVERTAKING = 4  # slices of interactive jobs for one of batch, of one user with both
-HALF_LIFE_S = 86400.0  # of the memory of use
 NEGLIGIBLE_S = 1e-3  # decayed device seconds below which an idle user is forgotten
 RETRY_S = (1, 600)  # least and most that a caller is told to wait
-
-
-@dataclass(eq=False)
-class Job:
-    """One admitted request on its way through a worker.
-
-    Args:
-        message: what the worker is told.
-        leases: slots that the worker reads and writes; they outlive the worker's use of them.
-        done: the worker's reply, or an error.
-        user: whose device time it takes.
-        estimate_s: device seconds it is expected to take in all.
-        spec: what is computed.
-        weight: device time of this user relative to others, above 0.
-        deadline: when nobody wants it any more, on the clock of the queue.
-        max_waiting: jobs of this user that may wait, instead of the queue's `user_limit`.
-    """
-
-    message: dict[str, Any]
-    leases: list[Lease]
-    done: asyncio.Future[dict[str, Any]]
-    user: str
-    estimate_s: float
-    spec: Spec
-    weight: float = 1.0
-    deadline: float | None = None
-    max_waiting: int | None = None
-    queued_at: float = field(default=0.0, init=False)
-    started_at: float | None = field(default=None, init=False)  # of its first slice
-    attempts: int = field(default=0, init=False)
-    spent_s: float = field(default=0.0, init=False)  # measured, of all slices that ended
-    charged_s: float = field(default=0.0, init=False)  # estimated, of the slice that runs
-    ahead_s: float = field(default=0.0, init=False)  # estimated, of the slices to come
-    number: int = field(default=0, init=False)  # in the order of arrival
-    is_cancelled: bool = field(default=False, init=False)
-    home: Program | None = field(default=None, init=False)  # the worker that has begun it
-    is_building: bool = field(default=False, init=False)  # a worker has just built its kernels
-    build_s: float = field(default=0.0, init=False)  # until its kernels were built, beside others' work
-    handoff_s: float = field(default=0.0, init=False)  # on the way to the worker and back
-    progress: float = field(default=0.0, init=False)  # the fraction that is done
-
-    @property
-    def is_interactive(self) -> bool:
-        """Whether it is short enough to go before batch jobs."""
-        return self.estimate_s < INTERACTIVE_S
-
-    @property
-    def queued_s(self) -> float:
-        """Seconds that it waited for its start."""
-        return 0.0 if self.started_at is None else self.started_at - self.queued_at
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it was answered, so that no worker uses its slots; of a cancelled one nobody knows."""
-        return self.done.done() and not self.done.cancelled() and not self.is_cancelled
-
-    def release(self) -> None:
-        """Give back all slots, and have the worker that has begun it forget it."""
-        if self.home:
-            self.home.forget(self.message["job"])
-            self.home = None
-        for lease in self.leases:
-            lease.release()
-
-
-@dataclass(eq=False)
-class _Line:
-    """Jobs of one user and class."""
-
-    waiting: Ranking[Job] = field(default_factory=Ranking)
-    ahead_s: float = 0.0  # estimated and not charged yet, of those that wait or run
-
-
-@dataclass(eq=False)
-class _User:
-    tag: float = 0.0
-    weight: float = 1.0
-    use: float = -math.inf  # log2(device seconds, decayed) + time / half-life: in this scale decay changes nothing
-    jobs: int = 0  # that wait or run
-    places: int = 0
-    overtaken_s: float = 0.0  # device time of interactive jobs while a batch job waited
-    interactive: _Line = field(default_factory=_Line)
-    batch: _Line = field(default_factory=_Line)
-
-    def line(self, job: Job) -> _Line:
-        return self.interactive if job.is_interactive else self.batch
-
-    def next_line(self, slice_s: float) -> _Line | None:
-        if self.batch.waiting and (not self.interactive.waiting or self.overtaken_s >= OVERTAKING * slice_s):
-            return self.batch
-        return self.interactive if self.interactive.waiting else None
-
-    def used_s(self, now: float) -> float:
-        return float(2.0 ** (self.use - now / HALF_LIFE_S))
-
-    def add_use(self, used_s: float, now: float) -> None:
-        total = self.used_s(now) + used_s
-        if total > 0:
-            self.use = math.log2(total) + now / HALF_LIFE_S
+PACE_SLICES = 20  # from which the pace of the workers is learned
+PACE_MOST = 4.0  # times its estimate that one slice counts: a machine that stood still says nothing of the next
+PACE_S = 0.01  # of a slice at its estimated pace, before any was seen
 
 
 class Queue:
@@ -176,8 +76,8 @@ class Queue:
             slice_s,
             now,
         )
-        self._users: dict[str, _User] = {}
-        self._turns: Ranking[_User] = Ranking()  # users with jobs that wait
+        self._users: dict[str, Share] = {}
+        self._turns: Ranking[Share] = Ranking()  # users with jobs that wait
         self._deadlines: Ranking[Job] = Ranking()
         self._running: dict[Job, float] = {}  # start of its slice
         self._numbers = itertools.count()
@@ -187,6 +87,7 @@ class Queue:
         self._ahead_s = 0.0
         self._weight = 0.0  # of users with jobs
         self._remembered = 0  # users after the last look for such as can be forgotten
+        self._estimated_s = self._taken_s = PACE_S  # of slices, the mean of the last ones
 
     def __len__(self) -> int:
         return self._places
@@ -219,6 +120,12 @@ class Queue:
             wait_s *= self._shared(user, user.weight)
             message = f"{allowed} requests of this user are waiting already"
             raise QuotaExceeded(message, limit=allowed, retry_after_s=_retry_s(wait_s))
+
+    def too_long(self, name: str, message: str, excess_s: float) -> ServiceError:
+        """Why one more job of a user would wait for so many seconds too long: for his own jobs, or for others'."""
+        user = self._users.get(name)
+        kind = QuotaExceeded if user and user.jobs else ServerBusy
+        return kind(message, retry_after_s=_retry_s(excess_s))
 
     def put(self, job: Job) -> None:
         """Add a job.
@@ -257,6 +164,11 @@ class Queue:
             if job.done.done():
                 self.cancel(job)
                 continue
+            if self._is_late(job):
+                self._withdraw(job)
+                job.done.set_exception(DeadlineExceeded("too little time was left to compute the request"))
+                job.release()
+                continue
             self._virtual = max(self._virtual, self._order(user))
             self._unwait(user, job)
             if job.started_at is None:
@@ -269,6 +181,16 @@ class Queue:
             return job
         return None
 
+    @property
+    def pace(self) -> float:
+        """Seconds that pass per estimated second of work, as measured of late."""
+        return self._taken_s / self._estimated_s
+
+    def observe(self, job: Job, taken_s: float) -> None:
+        """The slice for which a job was taken kept its worker for so many seconds, the way there and back too."""
+        self._estimated_s += (job.charged_s - self._estimated_s) / PACE_SLICES
+        self._taken_s += (min(taken_s, PACE_MOST * job.charged_s) - self._taken_s) / PACE_SLICES
+
     def requeue(self, job: Job, used_s: float) -> None:
         """A slice of the job took so many device seconds and more are to come; it waits for its next turn.
 
@@ -279,14 +201,17 @@ class Queue:
             self._forget(user, job)
             job.release()
         else:
-            rest_s = job.estimate_s - job.spent_s
+            rest_s = job.estimate_s - job.computed_s
             self._foresee(user, job, rest_s if rest_s > 0 else self.slice_s)
             self._line_up(user, job)
             self.expire()
 
     def finish(self, job: Job, used_s: float) -> None:
         """The last slice of the job took so many device seconds; its slots and its future are the caller's."""
-        self._forget(self._charge(job, used_s), job)
+        user = self._charge(job, used_s)
+        if not job.done.done():
+            user.saw(is_left=False)
+        self._forget(user, job)
 
     def cancel(self, job: Job) -> None:
         """Nobody wants the job any more: one that waits leaves and is released, one that runs is marked.
@@ -301,6 +226,8 @@ class Queue:
     def abandon(self, job: Job, error: ServiceError) -> None:
         """Cancel a job, and answer it by an error; one that was answered stays as it is."""
         if not job.done.done():
+            if isinstance(error, ClientLeft):
+                self._user(job.user).saw(is_left=True)
             self.cancel(job)
             job.done.set_exception(error)
 
@@ -335,27 +262,28 @@ class Queue:
         return {name: user.used_s(now) for name, user in self._users.items()}
 
     def expected_wait_s(self, name: str, estimate_s: float, weight: float = 1.0) -> float:
-        """Seconds before a job of this user, put now, would start, by all estimates.
+        """Seconds before a job of this user, put now, would start, by all estimates and the measured pace.
 
         What the user has in line before it runs at the user's share of the workers; no more goes before it than
         there is.
         """
-        user = self._users.get(name) or _User()
+        user = self._users.get(name) or Share()
         own_s = user.interactive.ahead_s + (user.batch.ahead_s if estimate_s >= INTERACTIVE_S else 0.0)
         debt_s = max(0.0, user.tag - self._virtual) * weight  # what the others may catch up with first
         shared = self._shared(user, weight)
         before_s = min(self._ahead_s, own_s * shared + debt_s * (shared - 1)) / self.workers
         if len(self._running) < self.workers:
-            return before_s
-        now = self.now()
-        return before_s + min(max(0.0, job.charged_s - (now - since)) for job, since in self._running.items())
+            return before_s * self.pace
+        now, pace = self.now(), self.pace
+        rests_s = (max(0.0, job.charged_s * pace - (now - since)) for job, since in self._running.items())
+        return before_s * pace + min(rests_s)
 
-    def _user(self, name: str) -> _User:
+    def _user(self, name: str) -> Share:
         user = self._users.get(name)
         if user is None:
             if len(self._users) > 2 * self._remembered + 16:
                 self._sweep()
-            user = self._users[name] = _User()
+            user = self._users[name] = Share()
         return user
 
     def _sweep(self) -> None:
@@ -367,29 +295,34 @@ class Queue:
         }
         self._remembered = len(self._users)
 
-    def _order(self, user: _User) -> float:
+    def _order(self, user: Share) -> float:
         return user.tag - (self.slice_s if user.next_line(self.slice_s) is user.interactive else 0.0)
 
-    def _rank(self, user: _User) -> None:
+    def _rank(self, user: Share) -> None:
         if user.interactive.waiting or user.batch.waiting:
             self._turns.place(user, (self._order(user), user.use))
         else:
             self._turns.remove(user)
 
+    def _is_late(self, job: Job) -> bool:
+        if job.deadline is None or self._jobs - len(self._running) == 1:  # nobody loses by a job that waits alone
+            return False
+        return job.deadline - self.now() < (job.least_s - job.computed_s) * self.pace
+
     def _is_waiting(self, job: Job) -> bool:
         user = self._users.get(job.user)
         return user is not None and job in user.line(job).waiting
 
-    def _line_up(self, user: _User, job: Job) -> None:
+    def _line_up(self, user: Share, job: Job) -> None:
         if user not in self._turns:
             user.tag = max(user.tag, self._virtual)
-        user.line(job).waiting.place(job, job.number)
+        user.line(job).waiting.place(job, user.rank(job))
         if job.deadline is not None:
             self._deadlines.place(job, job.deadline)
         self._rank(user)
         self.arrival.set()
 
-    def _unwait(self, user: _User, job: Job) -> None:
+    def _unwait(self, user: Share, job: Job) -> None:
         user.line(job).waiting.remove(job)
         self._deadlines.remove(job)
         if job.started_at is None:
@@ -401,7 +334,7 @@ class Queue:
         self._unwait(user, job)
         self._forget(user, job)
 
-    def _charge(self, job: Job, used_s: float) -> _User:
+    def _charge(self, job: Job, used_s: float) -> Share:
         user = self._users[job.user]
         del self._running[job]
         user.tag += (used_s - job.charged_s) / job.weight
@@ -415,7 +348,7 @@ class Queue:
             user.overtaken_s = max(0.0, user.overtaken_s - OVERTAKING * used_s)
         return user
 
-    def _forget(self, user: _User, job: Job) -> None:
+    def _forget(self, user: Share, job: Job) -> None:
         self._foresee(user, job, 0.0)
         user.jobs -= 1
         self._jobs -= 1
@@ -425,13 +358,13 @@ class Queue:
             self._virtual = max(self._virtual, self._last_tag)
         self._rank(user)
 
-    def _foresee(self, user: _User, job: Job, ahead_s: float) -> None:
+    def _foresee(self, user: Share, job: Job, ahead_s: float) -> None:
         change = ahead_s - job.ahead_s
         job.ahead_s = ahead_s
         user.line(job).ahead_s += change
         self._ahead_s += change
 
-    def _shared(self, user: _User, weight: float) -> float:
+    def _shared(self, user: Share, weight: float) -> float:
         """One over the user's share of the workers while all who have jobs now still have some."""
         others = self._weight - (user.weight if user.jobs else 0.0)
         return (others + weight) / weight

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     max_queue_per_user: int = Field(
         64, ge=1, description="requests of one user that wait, unless his key says else"
     )
+    max_wait_s: float = Field(
+        60.0, gt=0, description="seconds that a request without a deadline may be expected to wait for a worker"
+    )
     max_connections: int = Field(2048, ge=1, description="open connections, of all clients together")
     max_connections_per_address: int = Field(512, ge=1, description="open connections from one address")
     max_head_bytes: int = Field(16384, ge=1024, description="largest head of a request: its line and headers")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from farfield_kernels.build import CUDA_OPTIONS
+from farfield_kernels.emit.intrinsics import INTRINSICS, intrinsics
 from farfield_kernels.operation import Spec
 from farfield_kernels.operators import named_operators
 from farfield_kernels.stages import plan_call
@@ -96,6 +97,34 @@ def test_random_formulas_compile(reduction: str, nvrtc: Compile) -> None:
     for spec in drawn(reduction).specs:
         for stage in plan_call(spec, dtype, "cuda").stages:
             assert b"farfield_reduce" in nvrtc(stage.emitted.source, "sm_90")
+
+
+CALLS = """
+extern "C" __global__ void calls(const float4 *x, float *y) {
+  __shared__ __align__(16) float4 rows[32];
+  unsigned a[4], b[2];
+  float c[4] = {};
+  cp_async_16(&rows[threadIdx.x], x, 12);
+  cp_async_4(&rows[threadIdx.x].x, x);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
+  ldmatrix_x4(a, rows + threadIdx.x);
+  ldmatrix_x2(b, rows + threadIdx.x);
+  mma_m16n8k16_f16(c, a, b);
+  ldmatrix_x4_trans(a, rows + threadIdx.x);
+  ldmatrix_x2_trans(b, rows + threadIdx.x);
+  mma_m16n8k8_tf32(c, a, b);
+  y[threadIdx.x] = ex2_approx(c[0] + c[1]) + half2_bits(c[2], c[3]) + tf32_bits(c[0]);
+}
+"""
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_intrinsics_compile(architecture: str, nvrtc: Compile) -> None:
+    """Every one of them, called with what the emulator of the tests takes too."""
+    assert all(f"{name}(" in CALLS or f"{name}<" in CALLS for name in INTRINSICS)
+    assert b"calls" in nvrtc(intrinsics(INTRINSICS) + CALLS, architecture)
 
 
 def test_a_wrong_source_is_refused(nvrtc: Compile) -> None:

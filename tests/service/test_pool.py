@@ -32,6 +32,7 @@ from serving import (
 
 LONG_ROWS = 50_000  # on so many rows and columns two cores are busy for a second or so
 OTHER = Spec("Square(x+y)/2", ("x = Vi(1)", "y = Vj(1)"))
+DEADLINE = b"\r\nX-Farfield-Deadline-Ms: 400\r\n\r\n"
 ENDLESS_ROWS = 500_000  # and on so many for minutes
 
 
@@ -143,25 +144,33 @@ def test_a_short_request_does_not_wait_for_a_long_one(tmp_path: Path) -> None:
         assert server.info()["in_progress"] == 1
 
 
-@pytest.mark.parametrize("is_running", [True, False])
-def test_a_deadline_ends_a_request_that_runs_or_waits(tmp_path: Path, is_running: bool) -> None:
-    """504 with `deadline_exceeded`, soon after it has passed; the worker stays."""
-    long_ones = gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32")
-    body = frame(GAUSSIAN, long_ones if is_running else gaussian_arrays())
-    head = post_head(len(body)).replace(b"\r\n\r\n", b"\r\nX-Farfield-Deadline-Ms: 400\r\n\r\n")
-    with serving(tmp_path, "--part-s", "0.1" if is_running else "1000") as server:
-        with server.socket() as other, server.socket() as client:
-            if not is_running:
-                blocking = frame(GAUSSIAN, long_ones)
-                other.sendall(post_head(len(blocking)) + blocking)
-                server.wait_until_computing()
-            started = time.monotonic()
-            client.sendall(head + body)
-            answer = client.recv(65_536)
-            assert answer.startswith(b"HTTP/1.1 504")
-            assert b"deadline_exceeded" in answer
-            assert time.monotonic() - started < 3
-        assert server.info()["worker_restarts"] == 0
+def test_what_its_deadline_is_too_short_for_is_refused(tmp_path: Path) -> None:
+    """504 with `deadline_exceeded`, which trying again does not mend, though nothing else is computed."""
+    body = frame(GAUSSIAN, gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32"))
+    with serving(tmp_path) as server, server.socket() as client:
+        client.sendall(post_head(len(body)).replace(b"\r\n\r\n", DEADLINE) + body)
+        answer = client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 504")
+        assert b"deadline_exceeded" in answer
+        assert b"retry-after" not in answer
+
+
+@pytest.mark.parametrize("limit", ["a deadline", "the server's"])
+def test_what_would_wait_for_too_long_is_refused_by_its_head(tmp_path: Path, limit: str) -> None:
+    """429 and when to try again, before a byte of its body is sent; what runs goes on."""
+    blocking = frame(GAUSSIAN, gaussian_arrays(M=ENDLESS_ROWS, N=ENDLESS_ROWS, dtype="float32"))
+    asked = DEADLINE if limit == "a deadline" else b"\r\n\r\n"
+    max_wait_s = "1000" if limit == "a deadline" else "0.4"
+    flags = ("--part-s", "1000", "--job-timeout-s", "1000", "--drain-s", "0", "--max-wait-s", max_wait_s)
+    with serving(tmp_path, *flags) as server, server.socket() as other, server.socket() as client:
+        other.sendall(post_head(len(blocking)) + blocking)
+        server.wait_until_computing()
+        client.sendall(post_head(100_000).replace(b"\r\n\r\n", asked))
+        answer = client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b"quota_exceeded" in answer
+        assert re.search(rb"retry-after: [1-9]", answer)
+        assert server.info()["in_progress"] == 1
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "soon", "86400001"])

@@ -15,8 +15,10 @@ import pytest
 
 from farfield_service.arena import ALIGNMENT, Arena
 from farfield_service.errors import DeadlineExceeded, QuotaExceeded, ServerBusy
-from farfield_service.queue import HALF_LIFE_S, INTERACTIVE_S, NEGLIGIBLE_S, RETRY_S, Job, Queue
+from farfield_service.job import INTERACTIVE_S, Job
+from farfield_service.queue import NEGLIGIBLE_S, RETRY_S, Queue
 from farfield_service.ranking import Ranking
+from farfield_service.share import HALF_LIFE_S
 from serving import GAUSSIAN
 
 SLICE_S = 0.25
@@ -44,13 +46,15 @@ class Scene:
         weight: float = 1.0,
         deadline: float | None = None,
         max_waiting: int | None = None,
+        least_s: float = 0.0,
     ) -> Job:
         """A job that takes so many device seconds, and is expected to."""
         known_s = seconds if estimate_s is None else estimate_s
         done = self.loop.create_future()
-        return Job({"seconds": seconds}, [], done, user, known_s, GAUSSIAN, weight, deadline, max_waiting)
+        limits = (weight, deadline, max_waiting, least_s)
+        return Job({"seconds": seconds}, [], done, user, known_s, GAUSSIAN, *limits)
 
-    def put(self, user: str, seconds: float, **known: float) -> Job:
+    def put(self, user: str, seconds: float, **known: float | None) -> Job:
         """A job that is in the queue."""
         job = self.job(user, seconds, **known)  # type: ignore[arg-type]
         self.queue.put(job)
@@ -101,8 +105,9 @@ class Scene:
             self.queue.requeue(job, used_s)
         else:
             self.queue.finish(job, used_s)
-            self.latencies_s[job.user].append(self.time - job.queued_at)
-            job.done.set_result({})
+            if not job.done.done():
+                self.latencies_s[job.user].append(self.time - job.queued_at)
+                job.done.set_result({})
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "max_pairs": (("0", "-1", "x"), "1"),
     "max_queue": (("0", "-1", "1.5"), "1"),
     "max_queue_per_user": (("0", "-1", "1.5"), "1"),
+    "max_wait_s": (("0", "-1", "soon"), "0.001"),
     "workers": (("0", "65", "x"), "64"),
     "worker_memory_bytes": (("-1", "x"), "0"),
     "part_s": (("0", "-1", "soon"), "0.001"),

@@ -21,8 +21,8 @@ from ..admission import Admission, Forecast, Room, check_body_headers, check_siz
 from ..arena import Lease
 from ..errors import BadRequest, ClientLeft, InternalError, ReceiveTimeout
 from ..exchange import Exchange
+from ..job import Job
 from ..logs import spec_hash
-from ..queue import Job
 from ..requests import Words, read_words
 from ..settings import Settings
 from ..state import State
@@ -96,6 +96,7 @@ class _Computed(Response):
         headers = dict(self.request.headers)
         kind, length = check_body_headers(state.settings, headers)
         admission = Admission(state, scope["farfield.user"], read_deadline(headers))
+        admission.check_room()
         started = time.perf_counter()
         leases: list[Lease] = []
         job: Job | None = None
@@ -108,7 +109,8 @@ class _Computed(Response):
             message = _message(received, leases[0], room, scope)
             waiting = admission.job(received.spec, message, leases, forecast)
             timing = {"recv": (time.perf_counter() - started) * 1e3}
-            state.check()  # the server may have begun to stop while the body came
+            state.check()  # the server may have begun to stop while the body came, or its queue have grown
+            admission.check_room(forecast)
             state.queue.put(waiting)
             job = waiting
             reply = await _computed(job, state, scope)
