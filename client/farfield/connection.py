@@ -1,7 +1,8 @@
 """The head and pieces of a request -> a reply, over one kept-alive connection.
 
-`http.client` reads the answer. The request is written here, since `http.client` neither waits for `100 Continue`
-nor keeps a deadline.
+`http.client` reads the answer, but for one with results as our server writes its head: its headers are taken apart
+here, in a tenth of the time. The request is written here, since `http.client` neither waits for `100 Continue` nor
+keeps a deadline.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import math
 import re
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +25,15 @@ from . import wire
 from .clock import Clock
 from .errors import LimitError
 
-SMALL_BYTES = 262_144  # requests up to this length are joined and sent at once: one system call, one packet
-STEP_BYTES = 1_048_576  # sent at a time: what counts as progress
+SMALL_BYTES = 262_144  # requests up to this length are joined where a socket does not gather pieces
+STEP_BYTES = 1_048_576  # of a piece, sent at a time there: what counts as progress
+MOST_PIECES = 1000  # gathered by one system call; Linux takes 1024
 EXPECT_BYTES = 1_000_000  # longer bodies are sent when the server has agreed to take them
 EXPECT_S = 1.0  # or has not said a word for so long
 BUFFER_BYTES = 32_768  # answers up to this length arrive in one system call
 MAX_PROBLEM_BYTES = 1_000_000
 CONTINUE = re.compile(rb"HTTP/1\.[01] 100[ \r]")
+PLAIN = re.compile(rb"HTTP/1\.1 200 OK((?:\r\n[A-Za-z-]+: [ -~]*)+)")
 
 
 class Cut(ConnectionError):
@@ -51,15 +55,11 @@ class Reply:
 
     status: int
     reason: str
-    headers: http.client.HTTPMessage
+    headers: Mapping[str, str] | http.client.HTTPMessage  # asked for in lower case
+    kind: str  # its media type
     body: memoryview
     is_frame: bool
     is_last: bool  # the connection cannot serve another request
-
-    @property
-    def kind(self) -> str:
-        """Its media type."""
-        return self.headers.get_content_type()
 
 
 class Connection:
@@ -67,6 +67,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.gathers = hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket)
         self.expects = True  # until a server, or a proxy before it, shows that it does not know `Expect`
 
     def exchange(self, head: str, pieces: Sequence[memoryview], clock: Clock) -> Reply:
@@ -85,6 +86,8 @@ class Connection:
         try:
             is_sent = self._send(head, pieces, clock, arriving)
             clock.enter("waiting")
+            if (reply := _read_plain(arriving, clock, is_sent=is_sent)) is not None:
+                return reply
             with http.client.HTTPResponse(arriving, method="POST") as response:  # type: ignore[arg-type]
                 response.begin()
                 if arriving.is_ended:  # http.client takes what came for the whole head
@@ -107,22 +110,32 @@ class Connection:
         expects = self.expects and length > EXPECT_BYTES
         opening = f"{head}Expect: 100-continue\r\n\r\n" if expects else f"{head}\r\n"
         parts = [memoryview(opening.encode("latin-1")), *pieces]
-        if length <= SMALL_BYTES:
-            parts = [memoryview(b"".join(parts))]
         # A server that refuses a body may close before all of it is sent: its answer is there all the same.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for number, part in enumerate(parts):
-                for start in range(0, len(part), STEP_BYTES):
-                    self._send_all(part[start : start + STEP_BYTES], clock)
-                if number == 0 and expects and not self._is_wanted(clock, arriving):
+            if expects:
+                self._send_all(parts[:1], clock)
+                if not self._is_wanted(clock, arriving):
                     return False
+                del parts[0]
+            elif not self.gathers and length <= SMALL_BYTES:
+                parts = [memoryview(b"".join(parts))]
+            self._send_all(parts, clock)
             return True
         return False
 
-    def _send_all(self, part: memoryview, clock: Clock) -> None:
-        while part:
+    def _send_all(self, parts: list[memoryview], clock: Clock) -> None:
+        first = 0
+        while first < len(parts):
             clock.limit(self.sock)
-            part = part[self.sock.send(part) :]
+            if self.gathers:
+                sent = self.sock.sendmsg(parts[first : first + MOST_PIECES])
+            else:
+                sent = self.sock.send(parts[first][:STEP_BYTES])
+            while first < len(parts) and sent >= len(parts[first]):
+                sent -= len(parts[first])
+                first += 1
+            if sent:
+                parts[first] = parts[first][sent:]
 
     def _is_wanted(self, clock: Clock, arriving: _Arriving) -> bool:
         """Whether the server asks for the body, or says nothing; what else it says is left to be read."""
@@ -177,7 +190,7 @@ class _Arriving(io.RawIOBase):
         self.clock.limit(self.sock)
         return self._noted(self.sock.recv_into(buffer))
 
-    def fetch(self, most_s: float) -> int:
+    def fetch(self, most_s: float = math.inf) -> int:
         """Add what arrives within `most_s` to `unread`; 0 at the end."""
         self.clock.limit(self.sock, most_s)
         more = self.sock.recv(BUFFER_BYTES)
@@ -190,9 +203,36 @@ class _Arriving(io.RawIOBase):
         return count
 
 
+def _read_plain(arriving: _Arriving, clock: Clock, *, is_sent: bool) -> Reply | None:
+    """A frame whose head is as our server writes it; None if it is any other answer, of which nothing is taken."""
+    if not arriving.unread:
+        arriving.fetch()
+    head, end, rest = arriving.unread.partition(b"\r\n\r\n")
+    lines = end and PLAIN.fullmatch(head)
+    if not lines:
+        return None
+    fields = lines[1].decode("ascii").split("\r\n")[1:]
+    headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
+    size = headers.get("content-length", "")
+    is_odd = len(headers) < len(fields) or "transfer-encoding" in headers or "connection" in headers
+    if is_odd or not size.isdigit() or headers.get("content-type") != wire.FRAME:
+        return None
+    clock.enter("receiving")
+    arriving.unread = rest
+    body, filled = _buffer(int(size)), 0
+    while filled < len(body):
+        count = arriving.readinto(body[filled:])
+        if not count:
+            raise Cut(f"sent {filled} of {len(body)} bytes and ", is_unanswered=False)
+        filled += count
+    is_last = not is_sent or bool(arriving.unread)
+    return Reply(200, "OK", headers, wire.FRAME, body, is_frame=True, is_last=is_last)
+
+
 def _read(response: http.client.HTTPResponse, *, is_sent: bool) -> Reply:
     size = response.length
-    is_frame = response.status == 200 and size is not None and response.headers.get_content_type() == wire.FRAME
+    kind = response.headers.get_content_type()
+    is_frame = response.status == 200 and size is not None and kind == wire.FRAME
     if is_frame:
         assert size is not None
         body = _buffer(size)
@@ -204,7 +244,7 @@ def _read(response: http.client.HTTPResponse, *, is_sent: bool) -> Reply:
         if response.length and len(body) < MAX_PROBLEM_BYTES:
             raise Cut(f"sent {len(body)} of {size} bytes and ", is_unanswered=False)
     is_last = response.will_close or not is_sent or not response.isclosed()
-    return Reply(response.status, response.reason, response.headers, body, is_frame=is_frame, is_last=is_last)
+    return Reply(response.status, response.reason, response.headers, kind, body, is_frame, is_last)
 
 
 def _buffer(size: int) -> memoryview:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import http.client
 import json
 import math
@@ -160,16 +161,9 @@ class Http:
             ConnectError, DeadlineError, ProtocolError: the way to the server.
             FarfieldError: what the server answered, as its class.
         """
-        words = {
-            "formula": spec.formula,
-            "variables": spec.variables,
-            "reduction": spec.reduction,
-            "axis": spec.axis,
-            "wrt": spec.wrt,
-        } | spec.changed()
-        if ranges is not None:
-            words["ranges"] = True
-        pieces = wire.encode_call(words, [*arrays, *(ranges or ())])
+        sent = [*arrays, *(ranges or ())]
+        tensors = tuple([(array.dtype, array.shape) for array in sent])
+        pieces = wire.encode_data(_call_head(spec, ranges is not None, tensors), sent)
         route = "/v1/vjp" if spec.wrt else "/v1/reduce"
         body, timing = self._retried(route, pieces, Clock(self.timeout_s, deadline))
         return wire.decode_results(body), timing
@@ -188,7 +182,7 @@ class Http:
                 if pause_s is None:
                     raise
             else:
-                timing = _timing(reply.headers.get("Server-Timing", ""))
+                timing = _timing(reply.headers.get("server-timing", ""))
                 return reply.body, timing | ({"retries": made} if made else {})
             clock.enter("pausing")
             time.sleep(pause_s)
@@ -244,7 +238,7 @@ class Http:
     def _refusal(self, reply: Reply) -> FarfieldError:
         """The error that an answer other than a frame stands for."""
         said = f"{self.url} answered {reply.status} {reply.reason}"
-        after_s = _retry_after_s(reply.headers.get("Retry-After", ""))
+        after_s = _retry_after_s(reply.headers.get("retry-after", ""))
         read = PROBLEMS.get(reply.kind)
         if read is None:
             if reply.status == 200:
@@ -300,6 +294,21 @@ class Http:
         with contextlib.suppress(IndexError):
             while True:
                 self.idle.pop().close()
+
+
+@functools.lru_cache(maxsize=1024)
+def _call_head(spec: Spec, has_ranges: bool, tensors: tuple[wire.Tensor, ...]) -> bytes:
+    """Kept, as most calls are made again."""
+    words = {
+        "formula": spec.formula,
+        "variables": spec.variables,
+        "reduction": spec.reduction,
+        "axis": spec.axis,
+        "wrt": spec.wrt,
+    } | spec.changed()
+    if has_ranges:
+        words["ranges"] = True
+    return wire.encode_head(words, tensors)
 
 
 def _unusable(url: str, why: str) -> ArgumentError:

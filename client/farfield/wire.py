@@ -15,6 +15,8 @@ from farfield_kernels.operation import INDEX_DTYPE, STORED
 from .errors import ProtocolError
 
 Array = np.ndarray[Any, Any]
+Tensor = tuple[np.dtype[Any], tuple[int, ...]]
+"""What is said of an array."""
 
 FRAME = "application/x-farfield"
 MAGIC = b"FFW1"
@@ -29,9 +31,19 @@ def encode_call(words: dict[str, Any], arrays: Sequence[Array]) -> list[memoryvi
         words: the fields of the `Spec`, and `ranges` if the last six arrays are block-sparse ranges.
         arrays: C-contiguous, little-endian.
     """
-    tensors = [{"dtype": array.dtype.name, "shape": array.shape} for array in arrays]
-    header = msgpack.packb(words | {"arguments": tensors})
-    pieces = [memoryview(PREFIX.pack(MAGIC, len(header), 0, len(arrays)) + header)]
+    return encode_data(encode_head(words, [(array.dtype, array.shape) for array in arrays]), arrays)
+
+
+def encode_head(words: dict[str, Any], tensors: Sequence[Tensor]) -> bytes:
+    """Prefix and header of a request, from the types and shapes of its arrays."""
+    arguments = [{"dtype": dtype.name, "shape": shape} for dtype, shape in tensors]
+    header: bytes = msgpack.packb(words | {"arguments": arguments})
+    return PREFIX.pack(MAGIC, len(header), 0, len(tensors)) + header
+
+
+def encode_data(head: bytes, arrays: Sequence[Array]) -> list[memoryview]:
+    """The pieces of a request whose head is known; see `encode_call`."""
+    pieces = [memoryview(head)]
     end = len(pieces[0])
     for array in arrays:
         padding = -end % ALIGNMENT

@@ -137,7 +137,7 @@ class Extent:
 
 
 class Launch:
-    """A kernel and how far it goes, run in one go or some units at a time, in order; not changed by that.
+    """A kernel and how far it goes, run in one go or some units at a time, in order.
 
     Args:
         kernel: what to launch.
@@ -148,6 +148,7 @@ class Launch:
 
     def __init__(self, kernel: Any, extent: Extent, units: int, workers: int) -> None:
         self.kernel, self.extent, self.units, self.workers = kernel, extent, units, workers
+        self.last_rate = 0.0  # scalar operations per second, when it was run in parts; see pace.py
 
     def memory(self) -> Any:
         """What the units of one run share: states that are merged when all are known."""

@@ -1,8 +1,9 @@
 """Launches + measured times -> parts: how many units to compute at a time, and when to let the caller in between.
 
-The first part of a launch is so small that it surely ends soon; the next ones follow the rate that was measured,
-and are at most `GROWTH` times as much. The caller is let in when about `part_s` have passed since it last was, if
-what is left does not fit into them.
+The first part of a launch is so small that it surely ends soon, or a `GROWTH`-th of what the same launch did in
+such a time when it was run before; the next ones follow the rate that was measured, and are at most `GROWTH` times
+as much. So a short call that is made again is one part; each part wakes the threads and waits for the last one.
+The caller is let in when about `part_s` have passed since it last was, if what is left does not fit into them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Pace:
     def end(self, launch: Launch, first: int) -> int:
         """The end of the part that begins with a unit."""
         if first == 0:
-            self.next_steps, self.begun = FIRST_RATE * self.part_s, time.perf_counter()
+            first_rate = max(FIRST_RATE, launch.last_rate / GROWTH)
+            self.next_steps, self.begun = first_rate * self.part_s, time.perf_counter()
         return launch.end(first, self.next_steps)
 
     def is_due(self, launch: Launch, first: int, end: int) -> bool:
@@ -46,6 +48,8 @@ class Pace:
         self.done += steps
         rate = max(1.0, steps) / max(1e-9, now - self.begun)
         left_s = self.part_s - (now - self.resumed)
+        if steps and end == launch.units:
+            launch.last_rate = rate
         if not steps or self.steps - self.done <= max(rate * left_s, ROUNDING * self.steps):
             is_due = False
         elif left_s < self.part_s / 2:

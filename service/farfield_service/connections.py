@@ -11,7 +11,7 @@ from .errors import ServerBusy
 from .settings import Settings
 
 SWEEP_S = 0.25  # between looks at all deadlines: one timer for all, as most deadlines are moved before they pass
-SCRATCH_BYTES = 64 * 1024  # read at once: a head, and what follows it
+SCRATCH_BYTES = 16 * 1024  # read at once: a head, and what follows it, which is copied on its way
 
 
 class Connection(Protocol):

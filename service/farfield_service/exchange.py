@@ -42,7 +42,7 @@ class Exchange:
         self.keep_alive, self.is_awaited = keep_alive, is_awaited
         self.body = bytearray()
         self.received = 0  # bytes of the body
-        self.is_received = False
+        self.is_asked = self.is_received = False
         self.is_started = self.is_complete = self.is_lost = False
         self.on_lost: Callable[[], None] | None = None
         self.failure: ServiceError | None = None
@@ -52,6 +52,11 @@ class Exchange:
         self._unsent: int = 0
 
     # -- the request
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether more of its body is to come and nobody has asked for it yet."""
+        return not (self.is_asked or self.is_received or self.is_complete)
 
     async def receive(self) -> Message:
         """The next piece of the body, or word that the client has left.
@@ -94,6 +99,7 @@ class Exchange:
 
     def _proceed(self) -> None:
         """More of the body may come."""
+        self.is_asked = True
         if self.is_awaited:
             self.is_awaited = False
             if not self.is_started:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from .errors import Forbidden, Unauthorized
 from .keys import LOCAL, SCOPES, Keys, User
 from .settings import Settings
+
+MAX_HOST = 300  # characters; names have 253 at most, and a port
 
 COMPUTE, METRICS, ADMIN = (frozenset({scope}) for scope in SCOPES)
 ANY = frozenset(SCOPES)
@@ -55,7 +58,7 @@ class Gate:
         if needed is None:
             return None
         user = self._user(headers)
-        if not needed & user.scopes:
+        if needed.isdisjoint(user.scopes):
             raise Forbidden(f"this needs a key with the scope {' or '.join(sorted(needed))}")
         return user
 
@@ -69,9 +72,16 @@ class Gate:
         return user
 
 
+def read_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by their names in lower case, as the application is given them; of several alike, the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
+
+
 def _check_origin(headers: Mapping[str, str]) -> None:
     """No page of another site may use this server through the browser of somebody who can reach it."""
     origin = headers.get("origin")
+    if origin is None and "sec-fetch-site" not in headers:
+        return
     is_own = origin is None or origin.partition("://")[2].lower() == headers.get("host", "-").lower()
     if not is_own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise Forbidden("pages of other sites are not served")
@@ -82,11 +92,18 @@ def _check_host(hosts: frozenset[str], headers: Mapping[str, str]) -> None:
     host = headers.get("host")
     if host is None:  # which browsers always send
         return
+    if not _is_known(hosts, host[:MAX_HOST]):
+        raise Forbidden(
+            f"Host is '{host[:80]}', which is no address nor localhost: name it in FARFIELD_ALLOWED_HOSTS"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _is_known(hosts: frozenset[str], host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name not in hosts:
             ipaddress.ip_address(name)
     except ValueError:
-        raise Forbidden(
-            f"Host is '{host[:80]}', which is no address nor localhost: name it in FARFIELD_ALLOWED_HOSTS"
-        ) from None
+        return False
+    return True

@@ -42,7 +42,9 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._phase = functools.cache(self.seconds.labels)  # finding a labelled child costs more than counting
+        # Finding a labelled child costs more than counting.
+        self._phase = functools.cache(self.seconds.labels)
+        self._answers, self._use = functools.cache(self.requests.labels), functools.cache(self.use.labels)
 
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """Show a value that is read when the metrics are."""
@@ -55,11 +57,11 @@ class Metrics:
 
     def observe_use(self, user: str, used_s: float) -> None:
         """Count the worker time that a user took."""
-        self.use.labels(user).inc(used_s)
+        self._use(user).inc(used_s)
 
     def observe_answer(self, answered: Answered) -> None:
         """Count one answer, and the time in all of one that has results."""
-        self.requests.labels(answered.op, str(answered.status), answered.reason).inc()
+        self._answers(answered.op, str(answered.status), answered.reason).inc()
         if answered.op != "other" and answered.reason == "ok":
             self._phase(answered.op, "total").observe(answered.seconds)
 

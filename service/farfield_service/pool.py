@@ -92,8 +92,10 @@ class Pool:
     @property
     def last_failure(self) -> str | None:
         """Why no worker is up, if none is and the last start failed."""
+        if self.is_ready:
+            return None
         failures = [lane.failure for lane in self.lanes]
-        return None if self.is_ready or None in failures else failures[0]
+        return None if None in failures else failures[0]
 
     def begin(self) -> None:
         """Start working; returns at once."""
@@ -266,8 +268,7 @@ class Lane:
             if program is None or not program.is_alive or self.job:
                 continue
             try:
-                async with asyncio.timeout(PING_S):
-                    await program.ask({"op": "ping"})
+                await program.ask({"op": "ping"}, PING_S)
             except TimeoutError:
                 if self.program is program and not self.job:
                     self._lost(f"it did not answer for {PING_S:g} s")
@@ -290,8 +291,7 @@ class Lane:
         limit_s = self.settings.job_timeout_s
         timeout_s = limit_s - job.spent_s + min(limit_s, SLACK * self.settings.part_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                reply = await program.ask(message)
+            reply = await program.ask(message, timeout_s)
         except TimeoutError:
             self._lost(f"a request ran longer than {self.settings.job_timeout_s:g} s")
             self._end(

@@ -158,6 +158,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             if not self.is_refusing:
                 raised = error.__context__ if isinstance(error.__context__, ServiceError) else None
                 self.refuse(raised or BadRequest("the request is not HTTP/1.1"))
+        exchange = self.exchange
+        if exchange and exchange.is_unheard:
+            self.pause_reading()  # the rest of its body goes where the application will say
 
     def on_message_begin(self) -> None:
         """A head begins."""

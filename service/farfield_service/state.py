@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from farfield_kernels.arguments import Sizes
 from farfield_kernels.operation import Spec
@@ -41,6 +42,7 @@ class State:
     arriving: Counter[str] = field(default_factory=Counter)  # bytes of bodies on their way in, by user
     planner: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # of predictions
     predictions: dict[tuple[Spec, Sizes], Prediction] = field(default_factory=dict)
+    heads: dict[Hashable, Any] = field(default_factory=dict)  # of frames, accepted: kept by the routes
 
     def __post_init__(self) -> None:
         watch = self.metrics.watch

@@ -6,6 +6,7 @@ body was received into, and every size is checked with Python's unbounded intege
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -168,15 +169,23 @@ def encode_results(kind: str, arrays: Sequence[Array]) -> list[bytes | memoryvie
     if kind == MSGPACK:
         results = [{"dtype": a.dtype.name, "shape": a.shape, "data": a.tobytes()} for a in arrays]
         return [msgspec.msgpack.encode({"results": results})]
-    header = msgspec.msgpack.encode({"results": [{"dtype": a.dtype.name, "shape": a.shape} for a in arrays]})
-    pieces: list[bytes | memoryview] = [PREFIX.pack(MAGIC, len(header), 0, len(arrays)) + header]
-    end = PREFIX.size + len(header)
+    head = _results_head(*((array.dtype, array.shape) for array in arrays))
+    pieces: list[bytes | memoryview] = [head]
+    end = len(head)
     for array in arrays:
         pieces.append(bytes(_align(end) - end))
         if array.nbytes:
             pieces.append(array.reshape(-1).view(np.uint8).data)
         end = _align(end) + array.nbytes
     return pieces
+
+
+@functools.lru_cache(maxsize=1024)
+def _results_head(*results: tuple[np.dtype[Any], tuple[int, ...]]) -> bytes:
+    """Prefix and header of a frame of such results."""
+    said = [{"dtype": dtype.name, "shape": shape} for dtype, shape in results]
+    header = msgspec.msgpack.encode({"results": said})
+    return PREFIX.pack(MAGIC, len(header), 0, len(results)) + header
 
 
 __all__ = [

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import mmap
 import os
@@ -52,6 +53,7 @@ from .tracing import open_tracing
 LENGTH = struct.Struct("<I")
 MAX_LOADED = 4000  # kernels after which the program ends: each takes five memory maps for good, of 65530 allowed
 MAX_KINDS = 4096  # of calls whose kernels are known to be built
+RECEIVED_BYTES = 65_536  # by one system call
 BUILDERS = 2  # kernels that are compiled at a time
 
 log = logging.getLogger("farfield.worker")
@@ -97,6 +99,7 @@ class Connection:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.lock = threading.Lock()
+        self.received = b""
 
     def send(self, message: dict[str, Any]) -> None:
         """Send one."""
@@ -106,19 +109,19 @@ class Connection:
 
     def receive(self) -> dict[str, Any] | None:
         """The next one; None when the pool has closed."""
-        head = self._exactly(LENGTH.size)
-        body = head and self._exactly(LENGTH.unpack(head)[0])
-        return msgspec.msgpack.decode(body) if body else None
-
-    def _exactly(self, count: int) -> bytes | None:
-        parts = []
-        while count:
-            part = self.connection.recv(count)
-            if not part:
+        while len(self.received) < LENGTH.size or len(self.received) < self._end():
+            more = self.connection.recv(RECEIVED_BYTES)
+            if not more:
                 return None
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            self.received += more
+        end = self._end()
+        message: dict[str, Any] = msgspec.msgpack.decode(self.received[LENGTH.size : end])
+        self.received = self.received[end:]
+        return message
+
+    def _end(self) -> int:
+        """Of the message that `received` begins with."""
+        return LENGTH.size + int(LENGTH.unpack_from(self.received)[0])
 
 
 class Desk:
@@ -181,7 +184,7 @@ class Desk:
         return answer | {"used_s": time.perf_counter() - begun}
 
     def _begin(self, message: dict[str, Any]) -> dict[str, Any]:
-        spec = Spec(**message["spec"])
+        spec = _spec(message["spec"])
         inputs = [_view(self.arena, *place) for place in message["inputs"]]
         taken = len(inputs) - (len(RANGES) if message["ranges"] else 0)
         inputs, ranges = inputs[:taken], inputs[taken:] or None
@@ -244,6 +247,12 @@ def _facts(device: str, number: int) -> dict[str, Any]:
         "threads": thread_count(),
         "compiler": find_compiler(),
     }
+
+
+@functools.lru_cache(maxsize=MAX_KINDS)
+def _spec(packed: bytes) -> Spec:
+    """Kept, as most calls are made again."""
+    return Spec(**msgspec.msgpack.decode(packed))
 
 
 def _kind(spec: Spec, inputs: list[Array], ranges: list[Array] | None) -> Hashable:

@@ -211,6 +211,19 @@ def test_the_first_part_is_small_and_the_next_ones_grow_to_the_measured_rate(
     assert of_call.fraction == 1
 
 
+def test_what_was_run_before_begins_with_a_part_of_its_rate() -> None:
+    """A short call that is made again is one part, as it surely ends in time, were it slower by a lot."""
+    units = launch.Launch(None, Extent(1, 1), 1000, workers=2)
+    units.__dict__["steps"] = 1e10
+    of_call = pace.Pace(0.2, units.steps)
+    assert of_call.end(units, 0) == 2
+    of_call.is_due(units, 0, units.units)
+    assert units.last_rate > 1e10
+    units.last_rate = 1e11
+    assert pace.Pace(0.2, units.steps).end(units, 0) == 0.2 * 1e11 / 1e7 / pace.GROWTH
+    assert pace.Pace(1.0, units.steps).end(units, 0) == units.units
+
+
 def test_time_between_parts_is_not_counted() -> None:
     """Timing is that of the parts."""
     parts = run_in_parts(GAUSS, gauss_arrays(1500, 600), device="cpu", part_s=0.0)

@@ -29,7 +29,7 @@ async def heard(pieces: list[bytes]) -> list[str]:
         await program.loop.create_connection(lambda: program, sock=ours)
 
         async def ask() -> None:
-            order.append(next(iter(await program.ask({"op": "begin"}))))
+            order.append(next(iter(await program.ask({"op": "begin"}, 60.0))))
 
         asking = asyncio.create_task(ask())
         await asyncio.sleep(0.05)

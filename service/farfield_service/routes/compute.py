@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -39,6 +41,13 @@ from ..wire import (
 
 COPIED_BYTES = 64 * 1024  # of an answer: less than waiting until it has left costs
 CACHED_HEAD_BYTES = 4096  # of a frame; longer ones are decoded each time
+CACHED_HEADS = 1024
+
+OPS = {"/v1/reduce": "reduce", "/v1/vjp": "vjp"}
+"""Path -> what is computed there, as logs and metrics name it."""
+
+# Linux may wake a client of this machine on this core, where it would wait for the end of the server's turn.
+_let_the_peer_go_on = getattr(os, "sched_yield", lambda: None)
 
 _NUMBERS = itertools.count(1)
 
@@ -54,18 +63,18 @@ _BODY = {
 
 
 @router.post("/reduce", openapi_extra=_BODY, summary="Reduce a formula over one axis")
-async def reduce(request: Request) -> Response:
+async def reduce() -> Response:
     """Compute the results of a reduction."""
-    return _Computed(request, is_vjp=False)
+    raise NotImplementedError  # `answer` is called in its place
 
 
 @router.post("/vjp", openapi_extra=_BODY, summary="Vector-Jacobian products of a reduction")
-async def vjp(request: Request) -> Response:
+async def vjp() -> Response:
     """Compute the gradients with respect to the arguments `wrt`, all in one request.
 
     The arguments are those of the reduction, then the saved results its gradient needs, then the cotangents.
     """
-    return _Computed(request, is_vjp=True)
+    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -81,53 +90,58 @@ class _Received:
         """What is to be computed."""
         return self.call.words.spec()
 
+    @functools.cached_property
+    def spec_hash(self) -> str:
+        """Its name in log lines and spans."""
+        return spec_hash(self.spec)
 
-class _Computed(Response):
-    """The answer of a request, received and computed while it is sent: its memory is in use until the end."""
+    @functools.cached_property
+    def packed_spec(self) -> bytes:
+        """The spec as workers are told it."""
+        return msgspec.msgpack.encode(self.spec.changed())
 
-    def __init__(self, request: Request, *, is_vjp: bool) -> None:
-        self.request, self.is_vjp = request, is_vjp
-        self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Receive, compute, send."""
-        state: State = self.request.app.state.farfield
-        state.check()
-        headers = dict(self.request.headers)
-        kind, length = check_body_headers(state.settings, headers)
-        admission = Admission(state, scope["farfield.user"], read_deadline(headers))
-        admission.check_room()
-        started = time.perf_counter()
-        leases: list[Lease] = []
-        job: Job | None = None
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Receive, compute, send: the application that answers a POST to the paths of `OPS`."""
+    state: State = scope["app"].state.farfield
+    state.check()
+    op, headers = OPS[scope["path"]], scope["farfield.headers"]
+    kind, length = check_body_headers(state.settings, headers)
+    admission = Admission(state, scope["farfield.user"], read_deadline(headers))
+    admission.check_room()
+    started = time.perf_counter()
+    leases: list[Lease] = []
+    job: Job | None = None
+    try:
+        with state.arrival_of(admission.user, length):
+            leases.append(state.arena.lease(length))
+            arriving = _Arriving(scope, admission, kind, leases[0], is_vjp=op == "vjp")
+            received, forecast = await _receive(arriving, receive)
+            room = reserve(state.arena, received.operation, received.sizes, length)
+            leases.append(room.lease)
+        waiting = admission.job(received.spec, _message(received, leases[0], room, scope), leases, forecast)
+        timing = {"recv": (time.perf_counter() - started) * 1e3}
+        state.check()  # the server may have begun to stop while the body came, or its queue have grown
+        admission.check_room(forecast)
+        state.queue.put(waiting)
+        job = waiting
+        reply = await _computed(job, state, scope)
+        timing |= {"queue": job.queued_s * 1e3, "handoff": job.handoff_s * 1e3}
+        timing |= {name.removesuffix("_ms"): value for name, value in reply.items()}
+        timing["compile"] += job.build_s * 1e3
         try:
-            with state.arrival_of(admission.user, length):
-                leases.append(state.arena.lease(length))
-                received, forecast = await _receive(self.request, admission, kind, leases[0], is_vjp=self.is_vjp)
-                room = reserve(state.arena, received.operation, received.sizes, length)
-                leases.append(room.lease)
-            message = _message(received, leases[0], room, scope)
-            waiting = admission.job(received.spec, message, leases, forecast)
-            timing = {"recv": (time.perf_counter() - started) * 1e3}
-            state.check()  # the server may have begun to stop while the body came, or its queue have grown
-            admission.check_room(forecast)
-            state.queue.put(waiting)
-            job = waiting
-            reply = await _computed(job, state, scope)
-            state.rates.learn(
-                forecast.kind, forecast.prediction, (reply["h2d_ms"] + reply["kernel_ms"] + reply["d2h_ms"]) / 1e3
-            )
-            timing |= {"queue": job.queued_s * 1e3, "handoff": job.handoff_s * 1e3}
-            timing |= {name.removesuffix("_ms"): value for name, value in reply.items()}
-            timing["compile"] += job.build_s * 1e3
-            state.metrics.observe_phases("vjp" if self.is_vjp else "reduce", timing)
             admission.check_deadline()
             await _send(send, kind, room, timing, scope.get("farfield.exchange"))
         finally:
-            # A worker may still use the slots of a job that nobody waits for: then the pool releases them.
-            if job is None or job.is_free:
-                for lease in leases:
-                    lease.release()
+            state.rates.learn(
+                forecast.kind, forecast.prediction, (reply["h2d_ms"] + reply["kernel_ms"] + reply["d2h_ms"]) / 1e3
+            )
+            state.metrics.observe_phases(op, timing)
+    finally:
+        # A worker may still use the slots of a job that nobody waits for: then the pool releases them.
+        if job is None or job.is_free:
+            for lease in leases:
+                lease.release()
 
 
 async def _computed(job: Job, state: State, scope: Scope) -> dict[str, float]:
@@ -166,37 +180,37 @@ async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exc
         (b"server-timing", header.encode()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    if exchange is None or length <= COPIED_BYTES:
-        await send({"type": "http.response.body", "body": b"".join(pieces)})
-        return
+    is_copied = exchange is None or length <= COPIED_BYTES
+    if is_copied:
+        pieces = [b"".join(pieces)]
+    last = len(pieces) - 1
     try:
-        for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body"})
+        for place, piece in enumerate(pieces):
+            await send({"type": "http.response.body", "body": piece, "more_body": place < last})
+        await asyncio.sleep(0)  # an event loop may write at the end of its turn, and not before what follows
+        _let_the_peer_go_on()
     finally:
-        await exchange.flush()
+        if exchange and not is_copied:
+            await exchange.flush()
 
 
-async def _receive(
-    request: Request, admission: Admission, kind: str, body: Lease, *, is_vjp: bool
-) -> tuple[_Received, Forecast]:
+async def _receive(arriving: _Arriving, receive: Receive) -> tuple[_Received, Forecast]:
     """Fill the slot; a frame's header is checked as soon as it is there, before its data are.
 
     Returns:
         The request, and what it is expected to take.
     """
-    arriving = _Arriving(request.scope, admission, kind, body, is_vjp)
-    exchange: Exchange | None = request.scope.get("farfield.exchange")
+    exchange: Exchange | None = arriving.scope.get("farfield.exchange")
     if exchange is None:
-        await _stream_into(arriving, request)
+        await _stream_into(arriving, Request(arriving.scope, receive))
     else:
-        while kind == FRAME and arriving.received is None and arriving.filled < body.size:
+        while arriving.kind == FRAME and arriving.received is None and arriving.filled < arriving.body.size:
             message = await exchange.receive()
             if message["type"] == "http.disconnect":
                 break
             await arriving.take(message["body"])
         await exchange.receive_into(arriving.rest)
-        arriving.filled = body.size
+        arriving.filled = arriving.body.size
     return await arriving.checked()
 
 
@@ -228,10 +242,10 @@ class _Arriving:
             end = frame_header_end(self.body.view[: PREFIX.size])
             if self.filled >= end:
                 head = bytes(self.body.view[:end])
-                await self._admit(_check_head(self.admission.state.settings, head, self.body.size, self.is_vjp))
+                await self._admit(_check_head(self.admission.state, head, self.body.size, self.is_vjp))
 
     async def _admit(self, received: _Received) -> None:
-        self.scope["farfield.spec"] = spec_hash(received.spec)
+        self.scope["farfield.spec"] = received.spec_hash
         self.forecast = await self.admission.admit(received.spec, received.sizes)
         self.received = received
 
@@ -265,16 +279,17 @@ async def _stream_into(arriving: _Arriving, request: Request) -> None:
         return
 
 
-def _check_head(settings: Settings, head: bytes, length: int, is_vjp: bool) -> _Received:
-    if len(head) <= CACHED_HEAD_BYTES:
-        return _check_known_head(settings, head, length, is_vjp)
-    return _check(settings, decode_frame(memoryview(head), length), is_vjp=is_vjp)
-
-
-@functools.lru_cache(maxsize=1024)
-def _check_known_head(settings: Settings, head: bytes, length: int, is_vjp: bool) -> _Received:
+def _check_head(state: State, head: bytes, length: int, is_vjp: bool) -> _Received:
     """A header that was accepted before is accepted again: users repeat a call with other numbers."""
-    return _check(settings, decode_frame(memoryview(head), length), is_vjp=is_vjp)
+    known, what = state.heads, (head, length, is_vjp)
+    found = known.get(what)
+    if found is None:
+        found = _check(state.settings, decode_frame(memoryview(head), length), is_vjp=is_vjp)
+        if len(head) <= CACHED_HEAD_BYTES:
+            if len(known) == CACHED_HEADS:
+                known.clear()
+            known[what] = found
+    return found
 
 
 def _check(settings: Settings, call: Call, *, is_vjp: bool) -> _Received:
@@ -283,13 +298,12 @@ def _check(settings: Settings, call: Call, *, is_vjp: bool) -> _Received:
 
 
 def _message(received: _Received, body: Lease, room: Room, scope: Scope) -> dict[str, Any]:
-    words = received.call.words
     return {
         "job": next(_NUMBERS),
         "request_id": scope["farfield.request_id"],
         "traceparent": scope.get("farfield.traceparent"),
-        "spec": words.spec().changed(),
-        "ranges": words.ranges,
+        "spec": received.packed_spec,
+        "ranges": received.call.words.ranges,
         "inputs": [
             [tensor.dtype, tensor.shape, body.offset + start]
             for tensor, (start, _) in zip(received.call.arguments, received.call.spans, strict=True)
