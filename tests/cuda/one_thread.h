@@ -20,6 +20,8 @@ using std::exp;
 using std::exp2;
 using std::expm1;
 using std::fabs;
+using std::fmax;
+using std::fmin;
 using std::floor;
 using std::hypot;
 using std::lgamma;
@@ -43,7 +45,7 @@ static inline double rsqrt(double x) { return 1 / sqrt(x); }
 #define __forceinline__ inline
 #define __shared__ static
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __syncthreads()
 
 struct OneThreadIndex {
@@ -55,6 +57,33 @@ static inline double __longlong_as_double(long long bits) {
   double number;
   std::memcpy(&number, &bits, sizeof number);
   return number;
+}
+
+// Rounded downwards.
+static inline float __fadd_rd(float a, float b) {
+  const float sum = a + b;
+  return (double)sum > (double)a + b ? std::nextafter(sum, -INFINITY) : sum;
+}
+static inline int __ffs(int x) { return __builtin_ffs(x); }
+
+static inline int __float_as_int(float x) {
+  int bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline float __int_as_float(int bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// In place of kernels/farfield_kernels/emit/intrinsics.py.
+static inline float larger_or_nan(float a, float b) { return (a > b) | (a != a) ? a : b; }
+static inline float smaller_or_nan(float a, float b) { return (a < b) | (a != a) ? a : b; }
+static inline float ex2_approx(float x) {
+  const float y = exp2(x);
+  return y < 0x1p-126f ? 0 * y : y;
 }
 
 template <typename... Arguments, std::size_t... place>

@@ -17,6 +17,7 @@ import pytest
 from farfield_kernels import engine
 from farfield_kernels.arguments import check_arguments, result_shapes
 from farfield_kernels.build import find_compiler
+from farfield_kernels.emit.intrinsics import INTRINSICS
 from farfield_kernels.execute import Host, Timing, Work, execute
 from farfield_kernels.expr import Array
 from farfield_kernels.launch import Extent, Launch
@@ -37,9 +38,9 @@ from kernels.reduction_checks import VARIANT_IDS, VARIANTS, arguments_of_vjp, as
 HEADER = Path(__file__).with_name("one_thread.h")
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 
-# (M, N): around the tile of 128 columns, chunks of 8 and the rows that a thread holds.
+# (M, N): around the tile of 256 columns, chunks of 8 and the rows that a thread holds.
 SIZES = (
-    (0, 5), (1, 0), (1, 1), (3, 7), (4, 8), (5, 9), (6, 127), (7, 128), (8, 129), (2, 255), (3, 257), (9, 600),
+    (0, 5), (1, 0), (1, 1), (3, 7), (4, 8), (5, 9), (6, 127), (7, 128), (8, 129), (2, 255), (3, 257), (9, 600), (1, 33),
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ class OneThreadKernel:
 
     def __init__(self, program: Program, schedule: Schedule, library: ctypes.CDLL, splits: int) -> None:
         self.program, self.library, self.splits = program, library, splits
-        self.schedule = replace(schedule, block=1)
+        self.schedule = replace(schedule, block=1, team=1)
         self.state = program.state_size * len(program.components)
 
     def launch(self, extent: Extent) -> Launch:
@@ -83,7 +84,7 @@ class OneThreadLaunch(Launch):
         self._launch(kernel.library.launch_farfield_reduce, end - first, walk)
         if end == self.units and (self.splits > 1 or over_rows):
             ends = [ctypes.c_longlong(batches), ctypes.c_longlong(extent.terms if over_rows else cols)]
-            blocks = batches if over_rows else batches * rows
+            blocks = batches if over_rows else batches * rows  # of one thread
             self._launch(kernel.library.launch_farfield_merge, blocks, [*sizes, *ends, *written])
 
     @staticmethod
@@ -121,6 +122,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     @functools.cache
     def library(source: str) -> ctypes.CDLL:
         binary = folder / f"{library.cache_info().currsize}.so"
+        for inline in INTRINSICS.values():
+            source = source.replace(inline, "")
         text = f"{source}\nONE_THREAD_LAUNCH(farfield_reduce)\nONE_THREAD_LAUNCH(farfield_merge)\n"
         command = [compiler, "-std=c++17", "-O0", "-w", "-shared", "-fPIC", "-include", str(HEADER)]
         command += ["-x", "c++", "-", "-o", str(binary)]

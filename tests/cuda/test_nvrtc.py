@@ -115,7 +115,7 @@ extern "C" __global__ void calls(const float4 *x, float *y) {
   ldmatrix_x4_trans(a, rows + threadIdx.x);
   ldmatrix_x2_trans(b, rows + threadIdx.x);
   mma_m16n8k8_tf32(c, a, b);
-  y[threadIdx.x] = ex2_approx(c[0] + c[1]) + half2_bits(c[2], c[3]) + tf32_bits(c[0]);
+  y[threadIdx.x] = ex2_approx(larger_or_nan(c[0], smaller_or_nan(c[0], c[1]))) + half2_bits(c[2], c[3]) + tf32_bits(c[0]);
 }
 """
 

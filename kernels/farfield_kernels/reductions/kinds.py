@@ -186,6 +186,8 @@ class Reduction:
             a tile begin as the last one of the wide state, which only better terms replace. `step` runs for the
             terms of which `candidate` holds.
         state: the fields that `step` and `merge` update.
+        is_exact: whether `step` and `merge` round nothing: states need not be merged tile by tile.
+        cuda_step: the step in float32 on CUDA, where an instruction does more of it than elsewhere.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
             (M, its width).
@@ -206,6 +208,8 @@ class Reduction:
     scheme: Literal["fold", "shifted sum", "selection"] = "fold"
     state: tuple[Field, ...]
     step: str = ""
+    cuda_step: str = ""
+    is_exact: bool = False
     candidate: str = ""
     step_each: str = ""
     merge: str
