@@ -14,6 +14,7 @@ from dataclasses import replace
 from .lower import Program
 from .roll import Rolls, places, roll, straight
 from .schedule_cuda import for_one_row, own_rows, plan_cuda, split_cuda
+from .schedule_cuda import for_sizes as for_sizes
 from .schedule_kinds import SIZE as SIZE
 from .schedule_kinds import Device as Device
 from .schedule_kinds import Schedule as Schedule

@@ -8,7 +8,6 @@ costs about as much time as a hundred instructions per number.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from dataclasses import replace
 
 from .errors import LimitError
@@ -22,15 +21,19 @@ TEAM_TILE = 1024  # columns of the tile of a team: at least 8 of each thread
 TEAMS = (1, 8, 32, THREADS)  # threads that share rows
 ROWS = (8, 4, 2, 1)
 REGISTERS = 64  # values of 32 bits that the rows of a thread hold, besides those of the column and the pair
-RESIDENT = {48: 5, 96: 3}  # values held up to which a multiprocessor has registers for so many blocks
+MAX_REGISTERS = 112  # where more rows are needed, lest shared memory is slower than arithmetic
+RESIDENT = {40: 5, 48: 4, 96: 3}  # values held up to which a multiprocessor has registers for so many blocks
 MAX_HELD = 200  # beyond, they live in memory
 MAX_PAIRS = 600  # values of pairs of all rows of a thread in the text
 MERGERS = 32  # threads that merge the splits of a row
 LEAST_COLUMNS = 64  # of a part; below, what a block begins and ends with costs more than its pairs
 BLOCKS = 2  # of threads that a multiprocessor should have
+ROUNDS = (2, 3, 4, 6, 8)  # of them: more where fewer would leave some multiprocessors idle at the end
+UNEVEN = 1.05  # how much of that is tolerated
 LEAST_GAIN = 1.25  # by which another schedule must be faster to be compiled
 LEAST_PAIRS = 2**18  # below, a launch takes longer than its pairs
 
+READ = 4  # clocks that the warps of a multiprocessor wait for one value of a column: 128 bytes come per clock
 SPECIAL = 8  # clocks of the unit for special functions, per instruction
 CALLED = 8  # instructions of a function, more or less
 POLYNOMIAL = 12  # instructions of an exp without that unit
@@ -53,11 +56,19 @@ def plan_cuda(program: Program, dtype: str, stored: tuple[str, ...], results: st
     held = len(program.kept("row")) * words + scalars
     if not program.reduction.is_exact:
         held += 2 * scalars // words  # the wide state
-    if program.reduction.scheme == "shifted sum":
-        held += (chunk // 2 + program.state_size) * len(program.components) * words  # terms of a chunk live briefly
+    briefly = 0
+    if program.reduction.scheme == "shifted sum":  # half of the terms of a chunk, on average
+        briefly = chunk * len(program.components) * words // 2
+        held += program.state_size * len(program.components) * words + briefly
     pairs = max(1, len(program.at("pair")))
     rows = next((r for r in ROWS if r * held <= REGISTERS and r * pairs <= MAX_PAIRS), 1)
-    tile, width = TILE, max(1, len(program.kept("col"))) * SIZE[dtype]
+    while (
+        rows < 8
+        and rows * per_pair(program) < READ * words * width_of(program)
+        and 2 * rows * held <= MAX_REGISTERS
+    ):
+        rows *= 2
+    tile, width = TILE, width_of(program) * SIZE[dtype]
     while tile > 1 and tile * width > SHARED_BYTES * 2 // 3:
         tile //= 2
     if width + 16 > SHARED_BYTES:
@@ -65,7 +76,7 @@ def plan_cuda(program: Program, dtype: str, stored: tuple[str, ...], results: st
     is_merged = program.state_size * THREADS * 8 <= SHARED_BYTES
     schedule = Schedule(
         "cuda", dtype, rows, THREADS, tile, min(tile, chunk), held <= MAX_HELD, "rows", stored, results,
-        resident=next((count for most, count in RESIDENT.items() if rows * held <= most), 1),
+        resident=next((count for most, count in RESIDENT.items() if rows * words * (held + briefly) <= most), 1),
         mergers=MERGERS if is_merged else 1,
     )  # fmt: skip
     return with_polynomials(program, schedule)
@@ -81,20 +92,28 @@ def with_polynomials(program: Program, schedule: Schedule) -> Schedule:
     return replace(schedule, polynomials=max(0, min(wanted, schedule.rows * exps)))
 
 
+def width_of(program: Program) -> int:
+    """Values of a column."""
+    return max(1, len(program.kept("col")))
+
+
 def per_pair(program: Program) -> int:
     """Instructions of one pair, its reading aside."""
     values, pairs = program.values, program.at("pair")
-    readers: dict[int, list[str]] = {}
+    readers: dict[int, list[int]] = {}
     for number in pairs:
         for arg in values[number].args:
-            readers.setdefault(arg, []).append(values[number].code)
-    summed = Counter(program.components) if program.reduction.step == "$s = $s + $t;" else Counter[int]()
+            readers.setdefault(arg, []).append(number)
+    is_sum = program.reduction.step == "$s = $s + $t;"
+    fused: set[int] = set()  # sums that are one instruction with a product
     total = 0
     for number in pairs:
-        code, by = values[number].code, readers.get(number, [])
-        is_fused = code in ("$a * $b", "$a * $a") and (set(by) <= set(_SUMS) if by else summed[number] > 0)
-        called = CALLED if "(" in code or "/" in code else 1
-        total += 0 if is_fused else _EXPS.get(code, called)
+        code, by = values[number].code, set(readers.get(number, ()))
+        is_product = code in ("$a * $b", "$a * $a")
+        if is_product and by and all(values[n].code in _SUMS for n in by) and not by & fused:
+            fused |= by
+        elif not (is_product and not by and is_sum and program.components.count(number) == 1):
+            total += _EXPS.get(code, CALLED if "(" in code or "/" in code else 1)
     steps = len(program.components) + 2 * len(program.weights)
     return total + steps * (3 if program.reduction.scheme == "shifted sum" else 1)
 
@@ -143,20 +162,26 @@ def with_team(program: Program, schedule: Schedule, team: int) -> Schedule:
     return with_polynomials(program, replace(schedule, team=team, tile=tile))
 
 
-def time(
-    program: Program, schedule: Schedule, rows: int, cols: int, batches: int, multiprocessors: int
-) -> float:
+def time(program: Program, schedule: Schedule, rows: int, cols: int, batches: int, multiprocessors: int) -> float:
     """Instructions of all threads, more if they do not fill the device."""
     row_blocks = -(-rows // own_rows(schedule)) * batches
     splits = split_cuda(schedule, row_blocks, cols, multiprocessors)
-    read = max(1, -(-len(program.kept("col")) // 4))
+    words = width_of(program) * SIZE[schedule.dtype] // 4
     threads = schedule.block // schedule.team
-    pair = row_blocks * threads * cols * (schedule.rows * per_pair(program) + read)
+    column = max(schedule.rows * per_pair(program) + -(-words // 4), READ * words)
+    pair = row_blocks * threads * cols * column
     begun = row_blocks * splits * (UNIT * schedule.block)
     state = len(program.components) * program.state_size
     merged = MERGED * rows * batches * splits * state if splits > 1 else 0
-    filled = min(1.0, row_blocks * splits / (BLOCKS * multiprocessors))
-    return (pair + row_blocks * cols * COLUMN + begun + merged) / max(filled, 1e-9)
+    return (pair + row_blocks * cols * COLUMN + begun + merged) * idle(row_blocks * splits, multiprocessors)
+
+
+def idle(blocks: int, multiprocessors: int) -> float:
+    """How much longer so many blocks take than if all multiprocessors were busy to the end."""
+    if not blocks:
+        return 1.0
+    most = -(-blocks // multiprocessors)
+    return most * multiprocessors / blocks / min(1.0, most / BLOCKS)
 
 
 def split_cuda(schedule: Schedule, blocks: int, cols: int, multiprocessors: int) -> int:
@@ -164,6 +189,10 @@ def split_cuda(schedule: Schedule, blocks: int, cols: int, multiprocessors: int)
 
     A part has fewer than 2**30 columns: states number them by 32 bits.
     """
-    wanted = BLOCKS * multiprocessors // blocks if blocks else 1
     least = LEAST_COLUMNS if schedule.team == 1 else schedule.tile
-    return max(1, cols // 2**30 + 1, min(wanted, cols // least))
+    needed, most = cols // 2**30 + 1, max(1, cols // least)
+    if not blocks:
+        return needed
+    wanted = {max(needed, min(most, times * multiprocessors // blocks)) for times in ROUNDS}
+    even = [count for count in wanted if idle(blocks * count, multiprocessors) <= UNEVEN]
+    return min(even) if even else min(wanted, key=lambda count: (idle(blocks * count, multiprocessors), count))

@@ -27,7 +27,7 @@ class Schedule:
         team: threads that share the columns of their rows (cuda).
         resident: blocks of threads that a multiprocessor has registers for: what the compiler may use (cuda).
         mergers: threads that merge what splits of the columns left of a row (cuda).
-        polynomials: of the exps of one column, of all rows of a thread, those computed by products and sums (cuda).
+        polynomials: of the exps of a column, for all rows of a thread, those that are polynomials (cuda).
     """
 
     device: Device

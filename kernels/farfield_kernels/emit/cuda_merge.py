@@ -28,7 +28,9 @@ class Merge(State):
         body = [
             *self.declare("f64", "w_", ""),
             *self.identities("w_{}"),
-            *block("for (i64 split = first; split < last; split++)", [*self._partial("split"), self.merge("w_{}")]),
+            *block(
+                "for (i64 split = first; split < last; split++)", [*self._partial("split"), self.merge("w_{}")]
+            ),
             *(self.meet("w_{}") if self.schedule.mergers > 1 else []),
             *block("if (lane == 0 && at_row < batches * rows)", self.finish_one(names)),
         ]
@@ -37,7 +39,8 @@ class Merge(State):
             "const int team = blockDim.x % MERGERS ? 1 : MERGERS, lane = threadIdx.x % team;",
             "const i64 at_row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / team;",
             "const i64 batch = at_row / rows, row = at_row % rows, run = (splits + team - 1) / team;",
-            "const i64 first = at_row < batches * rows ? lane * run : splits, last = smaller(splits, first + run);",
+            "const i64 first = at_row < batches * rows ? lane * run : splits;",
+            "const i64 last = smaller(splits, first + run);",
             *block("for (int o = 0; o < COMPONENTS; o++)", body),
         ]
 
@@ -50,7 +53,8 @@ class Merge(State):
             for field in self.fields
         ]
         each_split = block(
-            "for (i64 split = 0; split < splits; split++)", [*self._partial("split", flat=True), self.merge("w_{}")]
+            "for (i64 split = 0; split < splits; split++)",
+            [*self._partial("split", flat=True), self.merge("w_{}")],
         )
         runs = [
             *begin,
