@@ -1,8 +1,6 @@
-// The part of CUDA's header of this name that emitted text may use.
+// The part of CUDA's header of this name that emitted text may use; simt.h comes before it.
 
 #pragma once
-#include "simt.h"
-
 typedef _Float16 __half;
 typedef __half half;
 struct alignas(4) __half2 { __half x, y; };

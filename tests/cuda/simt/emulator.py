@@ -19,7 +19,7 @@ import numpy as np
 from farfield_kernels.emit.intrinsics import INTRINSICS
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O1", "-g0", "-w", "-fPIC", f"-I{HERE}")
+FLAGS = ("-std=c++17", "-O1", "-g0", "-w", "-fPIC", "-fno-gnu-unique")
 SANITIZERS = (
     "-g1",
     "-fsanitize=address,undefined",
@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "UBSAN_OPTIONS": "print_stacktrace=0",
 }
 TIMEOUT_S = 120
-DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
+DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(.+?\)\s+)?([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
 KERNEL = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\(")
 ORDERS = {"forward": 0, "backward": -1}
 
@@ -79,10 +79,12 @@ class Program:
         Raises:
             SimtError: the kernel did what it may not; the message names block, thread and line where known.
         """
+        if kernel not in KERNEL.findall(self.source):
+            raise SimtError(f"there is no kernel {kernel}")
         shape = [(*extent, 1, 1)[:3] for extent in (np.atleast_1d(grid), np.atleast_1d(block))]
         number = ORDERS[order] if isinstance(order, str) else order
         run = self._sanitized if self.library is None else self._direct
-        error = run(kernel, shape, shared_bytes, number, list(arguments))
+        error = run(f"simt_{kernel}", shape, shared_bytes, number, list(arguments))
         if error:
             raise SimtError(f"{kernel}: {error}{self._quoted(error)}")
 
@@ -91,10 +93,11 @@ class Program:
         addresses = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         sizes = (ctypes.c_size_t * len(values))(*(value.nbytes for value in values))
         grid, block = ((ctypes.c_uint * 3)(*map(int, extent)) for extent in shape)
-        call = self.library.simt_launch  # type: ignore[union-attr]
+        call = _run_time_library().simt_launch
         call.restype = ctypes.c_char_p
+        entry = ctypes.byref(ctypes.c_char.in_dll(self.library, kernel))
         words = (ctypes.c_size_t(shared), ctypes.c_long(order), ctypes.c_size_t(len(values)), addresses, sizes)
-        return (call(kernel.encode(), grid, block, *words) or b"").decode()
+        return (call(entry, grid, block, *words) or b"").decode()
 
     def _sanitized(self, kernel: str, shape: Any, shared: int, order: int, arguments: list[Argument]) -> str:
         parts = [np.int64([*shape[0], *shape[1], shared, order, len(arguments)])]
@@ -151,12 +154,25 @@ def _compiler() -> str:
 
 @functools.cache
 def _run_time(sanitize: bool) -> tuple[str, ...]:
-    """What every binary is linked with, compiled once per process."""
-    names = ("simt", "program") if sanitize else ("simt",)
-    objects = [str(Path(_folder().name, f"{name}-{sanitize}.o")) for name in names]
-    for name, target in zip(names, objects, strict=True):
-        _compile((*(SANITIZERS if sanitize else ()), "-c", str(HERE / f"{name}.cpp"), "-o", target))
-    return tuple(objects)
+    """Words of the command for every text: what is compiled once per process, its header among it."""
+    folder = Path(_folder().name, "sanitized" if sanitize else "plain")
+    folder.mkdir()
+    flags = SANITIZERS if sanitize else ()
+    _compile((*flags, "-x", "c++-header", str(HERE / "simt.h"), "-o", str(folder / "simt.h.gch")))
+    included = (*flags, f"-I{folder}", f"-I{HERE}")
+    if not sanitize:
+        _compile(("-shared", str(HERE / "simt.cpp"), "-o", str(folder / "simt.so")))
+        return (*included, "-shared")
+    objects = [str(folder / f"{name}.o") for name in ("simt", "program")]
+    for target in objects:
+        _compile((*flags, "-c", str(HERE / Path(target).with_suffix(".cpp").name), "-o", target))
+    return (*included, "-rdynamic", *objects)
+
+
+@functools.cache
+def _run_time_library() -> ctypes.CDLL:
+    """Loaded once, for all kernels to find."""
+    return ctypes.CDLL(str(Path(_folder().name, "plain", "simt.so")), ctypes.RTLD_GLOBAL)
 
 
 @functools.cache
@@ -177,6 +193,8 @@ def build(source: str, sanitize: bool = False) -> Program:
     entries = "\n".join(f"SIMT_KERNEL({name})" for name in KERNEL.findall(text))
     text = f'#include "simt.h"\n#line 1 "emitted.cu"\n{text}\n{entries}\n'
     binary = Path(_folder().name, f"{build.cache_info().currsize}-{len(source)}{'' if sanitize else '.so'}")
-    made = SANITIZERS if sanitize else ("-shared",)
-    _compile((*made, "-x", "c++", "-", "-x", "none", *_run_time(sanitize), "-o", str(binary)), text)
-    return Program(source, binary, None if sanitize else ctypes.CDLL(str(binary)))
+    _compile((*_run_time(sanitize), "-x", "c++", "-", "-o", str(binary)), text)
+    if sanitize:
+        return Program(source, binary, None)
+    _run_time_library()
+    return Program(source, binary, ctypes.CDLL(str(binary)))

@@ -5,11 +5,13 @@
 // The file: grid, block (3 words each), shared bytes, order, number of arguments (one word each); then per argument
 // its kind, its size in bytes (one word each) and its bytes. A word is an int64.
 
+#include <dlfcn.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
-extern "C" const char *simt_launch(const char *name, const unsigned *grid, const unsigned *block, size_t shared,
+extern "C" const char *simt_launch(const void *kernel, const unsigned *grid, const unsigned *block, size_t shared,
                                    long order, size_t count, void *const *values, const size_t *sizes);
 
 enum Kind : long { VALUE, ARRAY };
@@ -36,7 +38,9 @@ int main(int, char **words) {
     sizes.push_back(one.kind == ARRAY ? sizeof(void *) : one.bytes);
   }
   for (long i = 0; i < head[8]; i++) values[i] = arguments[i].kind == ARRAY ? &memory[i] : memory[i];
-  const char *const error = simt_launch(words[1], shape, shape + 3, head[6], head[7], head[8], values.data(), sizes.data());
+  const void *const kernel = dlsym(nullptr, words[1]);
+  const char *const error =
+      simt_launch(kernel, shape, shape + 3, head[6], head[7], head[8], values.data(), sizes.data());
   if (error) {
     std::fprintf(stderr, "%s\n", error);
     return 2;

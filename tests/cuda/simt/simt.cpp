@@ -7,7 +7,6 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
-#include <map>
 #include <numeric>
 #include <random>
 #include <string>
@@ -24,12 +23,9 @@
 
 uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-extern char __start_simt_shared[] __attribute__((weak, visibility("hidden")));
-extern char __stop_simt_shared[] __attribute__((weak, visibility("hidden")));
-
 namespace simt {
 
-enum { STACK = 1 << 20, MAX_SHARED = 227 << 10, MAX_STATIC = 48 << 10 };
+enum { STACK = 1 << 20, MAX_THREADS = 1024, MAX_SHARED = 227 << 10, MAX_STATIC = 48 << 10 };
 enum : long { FORWARD = 0, BACKWARD = -1 };  // any other order is a seed
 
 alignas(1024) char dynamic_shared[MAX_SHARED];
@@ -191,8 +187,10 @@ unsigned lane() { return thread_number() % 32; }
 void collective(const char *what, int line, unsigned mask, bool whole, void *operand, Compute compute) {
   const size_t first = thread_number() / 32 * 32;
   const size_t lanes = fibers.size() - first < 32 ? fibers.size() - first : 32;
-  if (!(mask >> lane() & 1)) fail("%s, line %d: the mask %08x leaves out the calling lane %u", what, line, mask, lane());
-  if (lanes < 32 && mask >> lanes) fail("%s, line %d: the warp has %zu lanes, the mask is %08x", what, line, lanes, mask);
+  if (!(mask >> lane() & 1))
+    fail("%s, line %d: the mask %08x leaves out the calling lane %u", what, line, mask, lane());
+  if (lanes < 32 && mask >> lanes)
+    fail("%s, line %d: the warp has %zu lanes, the mask is %08x", what, line, lanes, mask);
   wait_at(what, line, mask, operand, compute);
   void *operands[32] = {};
   bool complete = true;
@@ -237,7 +235,8 @@ static float tf32_of(unsigned x) { return bits<float>(x & ~0x1fffu); }  // the l
 struct Tile { float *c; const unsigned *a, *b; };
 
 // Lane 4 g + t holds rows g and g + 8 of C, columns 2 t and 2 t + 1.
-template <int depth> static void multiply(void *const *operands, const float (&a)[16][depth], const float (&b)[depth][8]) {
+template <int depth>
+static void multiply(void *const *operands, const float (&a)[16][depth], const float (&b)[depth][8]) {
   for (int lane = 0; lane < 32; lane++)
     for (int i = 0; i < 4; i++) {
       const int row = lane / 4 + 8 * (i / 2), col = 2 * (lane % 4) + i % 2;
@@ -272,8 +271,9 @@ static void multiply_tf32(void *const *operands, unsigned) {
 
 static void check_shared(const char *what, int line, const void *address, size_t size) {
   const char *const at = (const char *)address;
-  if ((uintptr_t)at % size) fail("%s, line %d: the address in shared memory is not a multiple of %zu", what, line, size);
-  const bool is_static = at >= __start_simt_shared && at + size <= __stop_simt_shared;
+  if ((uintptr_t)at % size)
+    fail("%s, line %d: the address in shared memory is not a multiple of %zu", what, line, size);
+  const bool is_static = at >= kernel->shared && at + size <= kernel->shared_end;
   const bool is_dynamic = at >= dynamic_shared && at + size <= dynamic_shared + MAX_SHARED;
   if (!is_static && !is_dynamic) fail("%s, line %d: the address is not in shared memory", what, line);
 }
@@ -360,40 +360,32 @@ static void run_block() {
     if (fiber.state != Fiber::ENDED) message = where() + ": threads wait for ever: " + doings();
 }
 
-static std::map<std::string, Kernel> &kernels() {
-  static std::map<std::string, Kernel> all;
-  return all;
-}
-
-void add(const char *name, Kernel kernel) { kernels()[name] = kernel; }
-
-static void check_launch(const char *name, const unsigned *block, size_t shared, size_t count, const size_t *sizes) {
-  const size_t threads = (size_t)block[0] * block[1] * block[2], is_static = __stop_simt_shared - __start_simt_shared;
-  if (!kernels().count(name)) message = std::string("there is no kernel ") + name;
-  else if (threads < 1 || threads > 1024) message = "a block has 1 to 1024 threads, not " + std::to_string(threads);
+static void check_launch(const unsigned *block, size_t shared, size_t count, const size_t *sizes) {
+  const size_t threads = (size_t)block[0] * block[1] * block[2], is_static = kernel->shared_end - kernel->shared;
+  if (threads < 1 || threads > MAX_THREADS) message = "a block has 1 to 1024 threads, not " + std::to_string(threads);
   else if (shared > MAX_SHARED) message = std::to_string(shared) + " bytes of dynamic shared memory are too many";
-  else if (kernels()[name].sizes != std::vector<size_t>(sizes, sizes + count))
-    message = std::string("the arguments of ") + name + " have other sizes than its parameters";
+  else if (kernel->sizes != std::vector<size_t>(sizes, sizes + count))
+    message = "the arguments have other sizes than the parameters";
 #ifndef __SANITIZE_ADDRESS__  // which puts room between arrays
   else if (is_static > MAX_STATIC) message = std::to_string(is_static) + " bytes of static shared memory are too many";
 #endif
 }
 
 // As cuLaunchKernel: what went wrong, or null.
-extern "C" const char *simt_launch(const char *name, const unsigned *grid, const unsigned *block, size_t shared,
+extern "C" const char *simt_launch(const Kernel *asked, const unsigned *grid, const unsigned *block, size_t shared,
                                    long asked_order, size_t count, void *const *values, const size_t *sizes) {
   message.clear();
-  check_launch(name, block, shared, count, sizes);
+  kernel = asked, arguments = values, order = asked_order;
+  check_launch(block, shared, count, sizes);
   if (!message.empty()) return message.c_str();
-  kernel = &kernels()[name], arguments = values, order = asked_order;
   random_bits.seed((unsigned)order);
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {block[0], block[1], block[2]};
   fibers.resize(block[0] * block[1] * block[2]);
   if (!stacks) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    stacks = (char *)mmap(nullptr, 1024 * (size_t)STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
-    for (size_t t = 0; t < 1024; t++) mprotect(stack_of(t), 4096, PROT_NONE);  // found, if a stack is too small
+    stacks = (char *)mmap(nullptr, MAX_THREADS * (size_t)STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
+    for (size_t t = 0; t < MAX_THREADS; t++) mprotect(stack_of(t), 4096, PROT_NONE);  // a fault if one is too small
   }
 #ifdef __SANITIZE_ADDRESS__
   __asan_unpoison_memory_region(dynamic_shared, MAX_SHARED);
@@ -405,7 +397,7 @@ extern "C" const char *simt_launch(const char *name, const unsigned *grid, const
   else if (order != FORWARD) std::shuffle(turns.begin(), turns.end(), random_bits);
   for (size_t turn : turns) {
     blockIdx = {(unsigned)(turn % grid[0]), (unsigned)(turn / grid[0] % grid[1]), (unsigned)(turn / grid[0] / grid[1])};
-    fill(__start_simt_shared, __stop_simt_shared);
+    fill(kernel->shared, kernel->shared_end);
     fill(dynamic_shared, dynamic_shared + shared);
     run_block();
     if (!message.empty()) return message.c_str();

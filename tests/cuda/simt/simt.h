@@ -198,20 +198,22 @@ static inline float larger_or_nan(float a, float b) { return (a > b) | (a != a) 
 static inline float smaller_or_nan(float a, float b) { return (a < b) | (a != a) ? a : b; }
 static inline float ex2_approx(float x) { return simt_flushed(std::exp2(simt_flushed(x))); }
 
-// -- kernels by name
+// -- kernels
+
+extern char __start_simt_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_simt_shared[] __attribute__((weak, visibility("hidden")));
 
 namespace simt {
 
 struct Kernel {
   void (*call)(void *const *arguments);
   std::vector<size_t> sizes;  // of the arguments, in bytes
+  char *shared, *shared_end;  // of all kernels of the text
 };
-
-void add(const char *name, Kernel kernel);
 
 template <auto kernel> struct Entry;
 template <typename... A, void (*kernel)(A...)> struct Entry<kernel> {
-  Entry(const char *name) { add(name, {call, {sizeof(A)...}}); }
+  static Kernel make() { return {call, {sizeof(A)...}, __start_simt_shared, __stop_simt_shared}; }
   static void call(void *const *arguments) { spread(arguments, std::index_sequence_for<A...>()); }
   template <size_t... place> static void spread(void *const *arguments, std::index_sequence<place...>) {
     kernel(*static_cast<std::remove_const_t<A> *>(arguments[place])...);
@@ -221,4 +223,6 @@ template <typename... A, void (*kernel)(A...)> struct Entry<kernel> {
 }  // namespace simt
 
 // Stands after the emitted text.
-#define SIMT_KERNEL(name) static simt::Entry<name> simt_entry_##name(#name);
+#define SIMT_KERNEL(name)              \
+  extern "C" simt::Kernel simt_##name; \
+  simt::Kernel simt_##name = simt::Entry<name>::make();
