@@ -47,16 +47,16 @@ def ours(workload: Workload) -> Compute:
     ]
     launches = []
     for stage in work.call.stages:
-        (kernel,) = backend.build((stage.emitted,))
         outputs = [
             backend.empty(work.shape(stage.program, o), output_dtype(o, sizes.compute))
             for o in stage.program.outputs
         ]
-        launches.append((kernel, outputs, work.extent(kernel.program, kernel.schedule)))
+        launch = work.launch(stage, backend)
+        launches.append((launch, outputs, launch.memory()))
 
     def compute() -> None:
-        for kernel, outputs, extent in launches:
-            kernel(inputs, outputs, extent)
+        for launch, outputs, memory in launches:
+            launch.run(inputs, outputs, memory, 0, launch.units)
 
     return compute
 

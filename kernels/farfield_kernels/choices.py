@@ -8,9 +8,10 @@ from __future__ import annotations
 from .cost import Cost, operations, register_tile, stage_costs
 from .emit.cpp_components import AT_A_TIME
 from .execute import Work
+from .launch import multiprocessors
 from .machine import Limits
 from .roll import LEAST, roll
-from .schedule import FEW_ROWS, MANY_COLUMNS, split
+from .schedule import FEW_ROWS, MANY_COLUMNS, block_rows, split
 from .separate import GAIN, LEAST_PAIRS
 from .stages import Emitted, Separated, Stage
 
@@ -29,12 +30,14 @@ def chosen(work: Work, stage: Stage, limits: Limits | None) -> list[str]:
     separated = work.separated(stage)
     emitted = work.over_pairs(stage)
     way = "passes" if separated else "pairs"
-    if not separated and emitted is not stage.emitted:
+    if not separated and emitted.schedule.team > 1:
+        way = f"pairs, {emitted.schedule.team} threads share the columns of a row"
+    elif not separated and emitted.schedule.lanes == "columns":
         way = "pairs, several columns in a vector"
     lines = [f"  chosen     for {rows} rows and {cols} columns: by {way}"]
     lines.append(f"  passes     {_separation(work, stage, separated)}")
     if stage.emitted.schedule.device != "cpu":
-        return lines
+        return lines if separated else [*lines, *_grid(work, stage, emitted)]
     if not separated:
         lines += [] if emitted is stage.emitted else [walk(emitted)]  # one that is not shown yet
         lines += _listed("scheme", _scheme(work, stage, emitted))
@@ -48,6 +51,15 @@ def walk(emitted: Emitted) -> str:
         f"  schedule   {schedule.device}, {schedule.dtype}: {schedule.rows} rows in registers, "
         f"blocks of {schedule.block}, tiles of {schedule.tile} columns"
     )
+
+
+def _grid(work: Work, stage: Stage, emitted: Emitted) -> list[str]:
+    """How a CUDA kernel fills the device."""
+    (rows, cols), schedule = work.lengths(stage.program), emitted.schedule
+    row_blocks = -(-rows // block_rows(schedule)) * work.batches
+    parts = split(schedule, rows, cols, work.batches, multiprocessors())
+    filled = f"{row_blocks} blocks of rows x {parts} parts of the columns on {multiprocessors()} multiprocessors"
+    return [] if work.pairs is not None else [walk(emitted), f"  grid       {filled}"]
 
 
 def _listed(label: str, texts: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -17,12 +18,12 @@ from .arguments import Sizes, numpy_dtype
 from .blocks import NumpyKernel
 from .build import import_cupy, numpy_reason
 from .expr import Array
-from .launch import CpuKernel, CudaKernel, Extent, Launch, thread_count
+from .launch import CpuKernel, CudaKernel, Extent, Launch, multiprocessors, thread_count
 from .lower import Output, Program
 from .operation import Vjp
 from .pace import Pace
 from .ranges import Ranges
-from .schedule import FEW_ROWS, MANY_COLUMNS, Device, Schedule, block_rows
+from .schedule import FEW_ROWS, MANY_COLUMNS, Device, Schedule, block_rows, for_sizes
 from .separate import acceptable
 from .stages import Emitted, Plan, Separated, Stage
 
@@ -133,6 +134,9 @@ class Work:
     def over_pairs(self, stage: Stage) -> Emitted:
         """The kernel that visits every pair."""
         rows, cols = self.lengths(stage.program)
+        schedule = stage.emitted.schedule
+        if schedule.device == "cuda" and self.pairs is None:
+            return stage.by(for_sizes(stage.program, schedule, rows, cols, self.batches, multiprocessors()))
         is_few = rows <= FEW_ROWS and cols >= MANY_COLUMNS and self.pairs is None
         return (stage.for_few_rows if is_few else None) or stage.emitted
 
@@ -236,6 +240,10 @@ class Host:
         """Memory for results."""
         return np.empty(shape, dtype)
 
+    def beside(self, place: int) -> contextlib.AbstractContextManager[None]:
+        """Where the stage at a place runs: next to the others, if the device can."""
+        return contextlib.nullcontext()
+
     def wait(self) -> None:
         """Until all that was started is done."""
 
@@ -255,6 +263,7 @@ class Cuda(Host):
 
     def __init__(self) -> None:
         self.cupy = import_cupy()
+        self.streams: dict[int, Any] = {}
 
     def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
         """Compiled kernels."""
@@ -273,8 +282,21 @@ class Cuda(Host):
         """Device memory for results."""
         return self.cupy.empty(shape, dtype)
 
+    @contextlib.contextmanager
+    def beside(self, place: int) -> Iterator[None]:
+        """The first stage runs on the current stream, the others on another one that it waits for at the end."""
+        if place == 0:
+            yield
+            return
+        current, device = self.cupy.cuda.get_current_stream(), self.cupy.cuda.Device().id
+        if device not in self.streams:
+            self.streams[device] = self.cupy.cuda.Stream(non_blocking=True)
+        with self.streams[device] as stream:
+            yield
+        current.wait_event(stream.record())
+
     def wait(self) -> None:
-        """Until the stream is empty."""
+        """Until the stream is empty, and what it waits for."""
         self.cupy.cuda.get_current_stream().synchronize()
 
 
@@ -323,35 +345,36 @@ def execute(
     compiling_before, suspended_s = timing.compile_ms, 0.0
     pace = None if part_s == math.inf else work.pace(part_s, backend)
     computed: dict[int, Any] = {}
-    for step in work.steps:
-        outputs = [
-            results[target.place]
-            if target.is_direct and backend.is_host
-            else backend.empty(target.shape, target.dtype)
-            for target in step.targets
-        ]
-        separated = step.separated
-        if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
-            begun = time.perf_counter()
-            launch = work.launch(step.stage, backend)
-            if separated:  # refused: what computes all pairs may be new
-                timing.compile_ms += (time.perf_counter() - begun) * 1e3
-                if pace:
-                    pace.steps += launch.steps
-            memory, end, is_over = launch.memory(), 0, False
-            while not is_over:
-                first, end = end, pace.end(launch, end) if pace else launch.units
-                launch.run(arguments, outputs, memory, first, end)
-                is_over = end == launch.units
-                if pace:
-                    backend.wait()
-                    if pace.is_due(launch, first, end):
-                        stopped = time.perf_counter()
-                        yield pace.fraction
-                        pace.resume()
-                        suspended_s += time.perf_counter() - stopped
-        for target, written in zip(step.targets, outputs, strict=True):
-            computed[target.place] = written.sum(1) if target.is_sum else written
+    for place, step in enumerate(work.steps):
+        with backend.beside(place) if pace is None else contextlib.nullcontext():
+            outputs = [
+                results[target.place]
+                if target.is_direct and backend.is_host
+                else backend.empty(target.shape, target.dtype)
+                for target in step.targets
+            ]
+            separated = step.separated
+            if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
+                begun = time.perf_counter()
+                launch = work.launch(step.stage, backend)
+                if separated:  # refused: what computes all pairs may be new
+                    timing.compile_ms += (time.perf_counter() - begun) * 1e3
+                    if pace:
+                        pace.steps += launch.steps
+                memory, end, is_over = launch.memory(), 0, False
+                while not is_over:
+                    first, end = end, pace.end(launch, end) if pace else launch.units
+                    launch.run(arguments, outputs, memory, first, end)
+                    is_over = end == launch.units
+                    if pace:
+                        backend.wait()
+                        if pace.is_due(launch, first, end):
+                            stopped = time.perf_counter()
+                            yield pace.fraction
+                            pace.resume()
+                            suspended_s += time.perf_counter() - stopped
+            for target, written in zip(step.targets, outputs, strict=True):
+                computed[target.place] = written.sum(1) if target.is_sum else written
     backend.wait()
     finished = time.perf_counter()
     for place, written in computed.items():

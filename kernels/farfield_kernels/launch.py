@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .build import build_cpp, build_cuda, import_cupy
+from .build import build_cpp, build_cuda, cuda_device_count, import_cupy
 from .errors import DeviceError
 from .expr import Array
 from .lower import Level, Program
@@ -29,6 +29,7 @@ from .schedule import Schedule, block_rows, split
 SMALLEST_SHARED_WORK = 1_000_000
 ROUNDING = 1e-9  # of the work of a launch: that much more does not need another part
 TICKET_END = 2**62  # past every unit of work
+DEFAULT_MULTIPROCESSORS = 132  # of an H100 or H200, where there is no device to ask
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -296,6 +297,13 @@ def _address(array: Array | None) -> int | None:
         return int(array.ctypes.data)
 
 
+def multiprocessors() -> int:
+    """Of the current CUDA device; `DEFAULT_MULTIPROCESSORS` without one."""
+    if not cuda_device_count():
+        return DEFAULT_MULTIPROCESSORS
+    return int(import_cupy().cuda.Device().attributes["MultiProcessorCount"])
+
+
 class CudaKernel:
     """One compiled CUDA kernel."""
 
@@ -316,12 +324,12 @@ class CudaLaunch(Launch):
 
     def __init__(self, kernel: CudaKernel, extent: Extent) -> None:
         self.cupy = import_cupy()
-        multiprocessors = self.cupy.cuda.Device().attributes["MultiProcessorCount"]
+        workers = multiprocessors()
         rows, cols, batches = extent.rows, extent.cols, extent.batches
         is_split = extent.blocks is None
-        self.splits = split(kernel.schedule, rows, cols, batches, multiprocessors) if is_split else 1
+        self.splits = split(kernel.schedule, rows, cols, batches, workers) if is_split else 1
         self.row_blocks = extent.row_blocks(kernel.schedule)
-        super().__init__(kernel, extent, batches * self.row_blocks * self.splits, multiprocessors)
+        super().__init__(kernel, extent, batches * self.row_blocks * self.splits, workers)
 
     def memory(self) -> tuple[Any, list[Any]]:
         """Partial states, and the tables on the device."""
@@ -346,6 +354,6 @@ class CudaLaunch(Launch):
             walk = (*sizes, np.int64(first), np.int64(self.row_blocks), *tables)
             kernel.reduce((end - first,), (block,), (*walk, *read, *outputs, partial))
         if end == self.units and (self.splits > 1 or over_rows):
-            blocks = batches if over_rows else -(-batches * rows // block)
+            blocks = batches if over_rows else -(-batches * rows * kernel.schedule.mergers // block)
             ends = (np.int64(batches), np.int64(extent.terms if over_rows else cols))
             kernel.merge((blocks,), (block,), (*sizes, *ends, *outputs, partial))

@@ -9,53 +9,22 @@ is how few rows keep every core busy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-from .errors import LimitError
 from .lower import Program
 from .roll import Rolls, places, roll, straight
+from .schedule_cuda import for_one_row, own_rows, plan_cuda, split_cuda
+from .schedule_cuda import for_sizes as for_sizes
+from .schedule_kinds import SIZE as SIZE
+from .schedule_kinds import Device as Device
+from .schedule_kinds import Schedule as Schedule
 
-Device = Literal["cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The part of the walk that is emitted.
-
-    Args:
-        device: `cpu` or `cuda`.
-        dtype: `float32` or `float64`.
-        rows: SIMD vectors of rows (cpu) or rows per thread (cuda) held in registers.
-        block: rows that share one pass over the column tiles (cpu), or threads of a block (cuda).
-        tile: columns per tile; a lane state is merged into doubles after each, which bounds rounding.
-        chunk: columns whose terms lie in memory at a time, in shifted sums, selections and loops over components.
-        lanes: whether a vector holds several rows or, for few rows, several columns (cpu).
-        in_registers: whether row values and lane state are held across the column loop; else they live in memory.
-        stored: element type of each argument that is read, in the order of `Program.widths`; converted when read.
-        results: element type of the floating-point results.
-    """
-
-    device: Device
-    dtype: str
-    rows: int
-    block: int
-    tile: int
-    chunk: int
-    in_registers: bool
-    lanes: Literal["rows", "columns"]
-    stored: tuple[str, ...]
-    results: str
-
-
-SHARED_BYTES = 49_152  # static shared memory of a block, on every device
 L2_BYTES = 262_144  # of a row block, and of a column tile: both stay in the second cache
-REGISTERS = {"cpu": 24, "cuda": 64}  # values held across the column loop before rows are halved; 32 zmm exist
+REGISTERS = 24  # values held across the column loop before rows are halved; 32 zmm exist
 STEP = (
     48  # columns: tiles and chunks of loops over components are multiples of it, as it is of every register tile
 )
 
-SIZE = {"float32": 4, "float64": 8}  # bytes
 ROWS = {"fold": 2, "shifted sum": 1, "selection": 2}
 """Vectors of rows at a time in straight text on the CPU; one, where a chunk is passed over several times."""
 TILE_FACTOR = {"fold": 1, "shifted sum": 4, "selection": 32}
@@ -71,7 +40,7 @@ def plan(
     stored: Callable[[int], str] | None = None,
     results: str | None = None,
 ) -> Schedule:
-    """Choose the schedule of one kernel.
+    """Choose the schedule of one kernel, for many rows and columns.
 
     Args:
         program: what it computes.
@@ -81,21 +50,14 @@ def plan(
         results: the element type of its floating-point results, if not `dtype`.
     """
     kinds = tuple(stored(position) if stored else dtype for position, _ in program.widths)
+    if device == "cuda":
+        return plan_cuda(program, dtype, kinds, results or dtype)
     scalars = sum(program.entries(field) for field in program.reduction.state if field.each != "K")
     held = len(program.kept("row")) + scalars * len(program.components)
-    rows = 4 if device == "cuda" else ROWS[program.reduction.scheme]
-    while rows > 1 and rows * held > REGISTERS[device]:
+    rows = ROWS[program.reduction.scheme]
+    while rows > 1 and rows * held > REGISTERS:
         rows //= 2
-    in_registers = held <= 2 * REGISTERS[device]  # a few spills cost less than going through memory
-    if device == "cuda":
-        # Columns of a tile times the values kept per column must fit 32 KiB of shared memory.
-        tile, width = 128, max(1, len(program.kept("col"))) * SIZE[dtype]
-        while tile > 1 and tile * width > 32_768:
-            tile //= 2
-        if tile * width > SHARED_BYTES:
-            raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
-        chunk = min(tile, max(1, 8 // len(program.components)))
-        return Schedule(device, dtype, rows, 128, tile, chunk, in_registers, "rows", kinds, results or dtype)
+    in_registers = held <= 2 * REGISTERS  # a few spills cost less than going through memory
     rolls = roll(program)
     if rolls:
         return _rolled(program, rolls, dtype, kinds, results or dtype)
@@ -105,7 +67,7 @@ def plan(
     if program.reduction.scheme != "fold":
         chunk = max(8, 128 // len(program.components))
     block = 256 if held <= 64 else 64
-    return Schedule(device, dtype, rows, block, tile, chunk, in_registers, "rows", kinds, results or dtype)
+    return Schedule("cpu", dtype, rows, block, tile, chunk, in_registers, "rows", kinds, results or dtype)
 
 
 def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...], results: str) -> Schedule:
@@ -121,7 +83,7 @@ def _rolled(program: Program, rolls: Rolls, dtype: str, stored: tuple[str, ...],
         block //= 2
     while tile > STEP and tile * slots[1] * size > L2_BYTES:
         tile = max(STEP, tile // 2 // STEP * STEP)
-    in_registers = held <= 2 * REGISTERS["cpu"]
+    in_registers = held <= 2 * REGISTERS
     return Schedule("cpu", dtype, 2, block, tile, 2 * STEP, in_registers, "rows", stored, results)
 
 
@@ -131,10 +93,15 @@ STRAIGHT = 200  # pair operations up to which the text stays short
 
 
 def for_few_rows(program: Program, schedule: Schedule) -> Schedule | None:
-    """The schedule with vectors of columns, if the reduction can merge columns in any order."""
+    """The schedule for one row or a few, if there is one.
+
+    On the CPU it has vectors of columns, for reductions that can merge columns in any order.
+    """
+    if schedule.device == "cuda":
+        return for_one_row(program, schedule)
     fields, step = program.reduction.state, program.reduction.step
     in_order = any(field.kind != "number" or field.each == "K" for field in fields) or "$c" in step
-    if schedule.device == "cuda" or in_order or roll(program) or len(program.at("pair")) > STRAIGHT:
+    if in_order or roll(program) or len(program.at("pair")) > STRAIGHT:
         return None
     chunk = 512 if program.reduction.scheme == "fold" else 256
     return replace(schedule, rows=1, block=64, tile=512, chunk=chunk, lanes="columns", in_registers=True)
@@ -142,13 +109,15 @@ def for_few_rows(program: Program, schedule: Schedule) -> Schedule | None:
 
 def block_rows(schedule: Schedule) -> int:
     """Rows of one unit of work."""
-    return schedule.block * (schedule.rows if schedule.device == "cuda" else 1)
+    return own_rows(schedule) if schedule.device == "cuda" else schedule.block
 
 
 def split(schedule: Schedule, rows: int, cols: int, batches: int, workers: int) -> int:
     """Into how many parts the columns are split so that `workers` cores or multiprocessors all have work."""
     blocks = -(-rows // block_rows(schedule)) * batches
-    wanted = 4 * workers if schedule.device == "cpu" else 2 * workers
+    if schedule.device == "cuda":
+        return split_cuda(schedule, blocks, cols, workers)
+    wanted = 4 * workers
     if blocks == 0 or blocks >= wanted:
         return 1
     least = 4 * schedule.tile  # columns per part below which merging costs more than it gains

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .emit import emit
 from .errors import FormulaError, LimitError, RuleError
@@ -76,17 +76,26 @@ class Stage:
     terms: tuple[Term, ...]
     results: tuple[int, ...]
     arguments: int
+    _others: dict[Schedule, Emitted] = field(default_factory=dict, repr=False)
 
     @property
     def program(self) -> Program:
         """What the kernel computes."""
         return self.emitted.program
 
+    def by(self, schedule: Schedule) -> Emitted:
+        """The kernel that visits every pair, by another schedule."""
+        if schedule == self.emitted.schedule:
+            return self.emitted
+        if schedule not in self._others:
+            self._others[schedule] = Emitted(self.program, schedule, emit(self.program, schedule))
+        return self._others[schedule]
+
     @functools.cached_property
     def for_few_rows(self) -> Emitted | None:
         """The kernel that is faster for few rows, if the reduction allows one."""
         schedule = for_few_rows(self.program, self.emitted.schedule)
-        return Emitted(self.program, schedule, emit(self.program, schedule)) if schedule else None
+        return self.by(schedule) if schedule else None
 
     @functools.cached_property
     def separated(self) -> Separated | None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from cuda.cubin import resources
 from farfield_kernels.build import CUDA_OPTIONS
+from farfield_kernels.emit import emit
 from farfield_kernels.emit.intrinsics import INTRINSICS, intrinsics
 from farfield_kernels.operation import Spec
 from farfield_kernels.operators import named_operators
+from farfield_kernels.schedule_cuda import with_team
 from farfield_kernels.stages import plan_call
 from kernels.operator_checks import Arguments, calls_of, stages
 from kernels.reduction_checks import FORMULA, VARIABLES, VARIANT_IDS, VARIANTS, spec_of
 from kernels.test_fuzz import DRAWN, drawn
 
 ARCHITECTURES = ("sm_80", "sm_90")
+ALL_ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 SEED = Spec("Square(p-a)*Exp(x+y)", ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)"))
 GAUSSIAN = Spec("Exp(-g*SqDist(x,y))*b", ("x = Vi(3)", "y = Vj(3)", "b = Vj(2)", "g = Pm(1)"))
 LOGSUMEXP = Spec("-SqDist(x,y)*g", ("x = Vi(3)", "y = Vj(3)", "g = Pm(1)"), "LogSumExp")
@@ -99,6 +104,43 @@ def test_random_formulas_compile(reduction: str, nvrtc: Compile) -> None:
             assert b"farfield_reduce" in nvrtc(stage.emitted.source, "sm_90")
 
 
+def narrow(dim: int, *more: str) -> tuple[str, ...]:
+    """Points of both axes, and other variables."""
+    return (f"x = Vi({dim})", f"y = Vj({dim})", *more)
+
+
+WEIGHTED = "Exp(-g*SqDist(x,y))*b"
+NARROW = {
+    "seed": SEED,
+    "seed gradient in y": SEED.vjp((1,)),
+    "seed gradients": SEED.vjp((0, 1, 2, 3)),
+    "gaussian": Spec(WEIGHTED, narrow(3, "b = Vj(1)", "g = Pm(1)")),
+    "gaussian gradients": Spec(WEIGHTED, narrow(3, "b = Vj(1)", "g = Pm(1)")).vjp((0, 1, 2, 3)),
+    "gaussian of 10 dims": Spec(WEIGHTED, narrow(10, "b = Vj(1)", "g = Pm(1)")),
+    "gaussian of 16 weights": Spec(WEIGHTED, narrow(3, "b = Vj(16)", "g = Pm(1)")),
+    "LogSumExp": Spec("-SqDist(x,y)", narrow(3), "LogSumExp"),
+    "softmax": Spec("-SqDist(x,y)", narrow(3, "b = Vj(8)"), "SumSoftMaxWeight", formula2="b"),
+    "Max": Spec("x|y", narrow(3), "Max"),
+    "ArgMin": Spec("SqDist(x,y)", narrow(10), "ArgMin"),
+    "KMin": Spec("SqDist(x,y)", narrow(10), "KMin", opt_arg=10),
+    "ArgKMin": Spec("SqDist(x,y)", narrow(10), "ArgKMin", opt_arg=10),
+}
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+@pytest.mark.parametrize("name", NARROW)
+def test_rows_and_states_of_narrow_kernels_stay_in_registers(name: str, architecture: str, nvrtc: Compile) -> None:
+    """No local memory: no register is spilled, and no array is indexed by what the compiler does not know."""
+    for stage in plan_call(NARROW[name], "float32", "cuda").stages:
+        program, schedule = stage.program, stage.emitted.schedule
+        shared = with_team(program, replace(schedule, rows=1), 32)
+        for chosen in (schedule, shared) if architecture == "sm_90" else (schedule,):
+            taken = resources(nvrtc(emit(program, chosen), architecture), "farfield_reduce")
+            assert taken.local_bytes == 0, f"{chosen}: {taken}"
+            blocks = min(chosen.resident, 65_536 // (chosen.block * taken.registers))
+            assert blocks == chosen.resident
+
+
 CALLS = """
 extern "C" __global__ void calls(const float4 *x, float *y) {
   __shared__ __align__(16) float4 rows[32];
@@ -116,6 +158,7 @@ extern "C" __global__ void calls(const float4 *x, float *y) {
   ldmatrix_x2_trans(b, rows + threadIdx.x);
   mma_m16n8k8_tf32(c, a, b);
   y[threadIdx.x] = ex2_approx(c[0] + c[1]) + half2_bits(c[2], c[3]) + tf32_bits(c[0]);
+  y[threadIdx.x] += larger_or_nan(c[0], c[1]) + smaller_or_nan(c[2], c[3]);
 }
 """
 

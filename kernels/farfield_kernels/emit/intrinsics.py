@@ -45,6 +45,21 @@ def _cp_async(size: int, cache: str) -> str:
 """
 
 
+def _extremum(name: str, word: str, better: str) -> str:
+    """NaN if one of both is; before sm_80, by comparisons."""
+    return f"""\
+{_HEAD} float {name}(float a, float b) {{
+#if __CUDA_ARCH__ >= 800
+  float c;
+  asm("{word}.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+#else
+  return (a {better} b) | (a != a) ? a : b;
+#endif
+}}
+"""
+
+
 INTRINSICS = {
     "mma_m16n8k16_f16": _mma("m16n8k16_f16", "f32.f16.f16.f32"),
     "mma_m16n8k8_tf32": _mma("m16n8k8_tf32", "f32.tf32.tf32.f32"),
@@ -76,6 +91,8 @@ template <int pending> {_HEAD} void cp_async_wait() {{
   return bits;
 }}
 """,
+    "larger_or_nan": _extremum("larger_or_nan", "max", ">"),
+    "smaller_or_nan": _extremum("smaller_or_nan", "min", "<"),
     "ex2_approx": f"""\
 {_HEAD} float ex2_approx(float x) {{
   float y;

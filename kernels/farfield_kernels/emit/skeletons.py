@@ -132,46 +132,64 @@ typedef int I;
 #define ROWS {rows}
 #define TILE {tile}
 #define CHUNK {chunk}
+#define THREADS {threads}
+#define RESIDENT {resident}
+#define TEAM {team}
+#define MERGERS {mergers}
 #define COL_SLOTS {col_slots}
 #define COMPONENTS {components}
 #define SLOTS {slots}
 #define OVER_ROWS {over_rows}
 
+struct __align__(2 * sizeof(T)) Vector2 {{ T x, y; }};
+struct __align__(16) Vector4 {{ T x, y, z, w; }};
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) {{ return a < b ? a : b; }}
 static __device__ __forceinline__ T finite_or_zero(T x) {{ return x - x == K(0) ? x : K(0); }}
-{finite_wide}
-extern "C" __global__ void __launch_bounds__({threads})
+{functions}
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets{arguments}, f64 *partial) {{
-  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 unit = first + blockIdx.x;
-  const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
-  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  // The columns of a tile that a thread reads lie `pitch` apart, so that a team reads from all banks at once.
+  __shared__ __align__(16) T tile[TEAM > 1 ? TILE + TILE / TEAM : TILE][COL_SLOTS];
+  const int team = TEAM > 1 && blockDim.x % TEAM ? 1 : TEAM, pitch = team > 1 ? team + 1 : 1;
+  const int part_tile = TILE / team, lane = threadIdx.x % team, own = threadIdx.x / team;
+  const i64 own_rows = blockDim.x / team;
+  // Units and parts of columns are fewer than 2^32: to divide i64 takes a function of 70 instructions.
+  const unsigned unit = (unsigned)(first + blockIdx.x), parts = (unsigned)splits;
+  const i64 batch = unit / ((unsigned)row_blocks * parts), split = unit % parts;
+  const i64 block = unit / parts % (unsigned)row_blocks;
+  const i64 span = ((unsigned)((cols + 15) / 16) + parts - 1) / parts * (i64)16;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * own_rows * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + own_rows * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
+  const i64 base = blocks ? 0 : split * span;
   i64 terms = 0;
 {offsets}
 {parameters}
 {load_rows}
-{declare_wide}
+{begin}
   for (i64 range = range_begin; range < range_end; range++) {{
-    const i64 col_begin = blocks ? ranges[2 * range] : split * span;
-    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(col_begin + span, cols);
-    terms += col_end > col_begin ? col_end - col_begin : 0;
-    for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {{
-      const int count = (int)smaller(col_end - col0, TILE);
+    const i64 col_begin = blocks ? ranges[2 * range] : base;
+    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
+    const i64 met = col_end > col_begin ? col_end - col_begin : 0;
+    const i64 part = team > 1 ? (met + TEAM - 1) / TEAM : met;  // of each thread of a team
+    terms += met;
+    for (i64 step = 0; step < part; step += part_tile) {{
       __syncthreads();
-      for (int q = threadIdx.x; q < count; q += blockDim.x) {{
-        const i64 col = col0 + q;
+      for (int q = threadIdx.x; q < TILE; q += blockDim.x) {{
+        const i64 in_part = step + q % part_tile, col = col_begin + q / part_tile * part + in_part;
+        if (in_part < part && col < col_end) {{
 {load_cols}
+        }}
       }}
       __syncthreads();
-{fold}
-{flush}
-    }}
+      const i64 col0 = col_begin + lane * part + step;
+      const int count = (int)smaller(smaller(part - step, part_tile), col_end - col0);
+{at}{fold}
+{flush}    }}
   }}
+{gather}
 {store}
 }}
 

@@ -188,6 +188,8 @@ class Reduction:
         state: the fields that `step` and `merge` update.
         by_chunks: whether a few terms are taken in by a state of their own, which `merge` then takes in: the
             errors of sums grow with the number of additions one after another.
+        is_exact: whether `step` and `merge` round nothing: states need not be merged tile by tile.
+        cuda_step: the step in float32 on CUDA, where an instruction does more of it than elsewhere.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
             (M, its width).
@@ -208,6 +210,8 @@ class Reduction:
     scheme: Literal["fold", "shifted sum", "selection"] = "fold"
     state: tuple[Field, ...]
     step: str = ""
+    cuda_step: str = ""
+    is_exact: bool = False
     candidate: str = ""
     step_each: str = ""
     merge: str

@@ -68,16 +68,20 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             ("", "", "") if ignore else (" | ($t != $t)", " || $m2 != $m2", " || ($m2 != $m2 && $m == $m)")
         )
         # NaN too is not at least as bad; where it is there already, it stays.
+        of_two = "larger_or_nan" if better == ">" else "smaller_or_nan"
         wins = f"($t {better} $m)" if ignore else f"!($t {'<=' if better == '>' else '>='} $m) & ($m == $m)"
         values: dict[str, Any] = {
             "state": (value,),
             "step": f"$m = ($t {better} $m){or_nan} ? $t : $m;",
+            "cuda_step": f"$m = {'f' + name.lower() if ignore else of_two}($m, $t);",
+            "is_exact": True,
             "merge": f"if ($m2 {better} $m{or_nan2}) $m = $m2;",
             "fold": _fold_extremum(name, ignore=ignore),
         }
         places: dict[str, Any] = {
             "state": (value, place),
             "step": f"const auto w = {wins}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
+            "is_exact": True,
             "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
             "fold": _fold_place(name, worst, ignore=ignore),
         }
@@ -211,6 +215,7 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
         text: dict[str, Any] = {
             "state": state,
             "scheme": "selection",
+            "is_exact": True,
             "candidate": f"any($k < 0) | any_exceeds({'$v, $t' if is_min else '$t, $v'})",
             "step": (
                 "const V t = $t; V x = t; I place = KI($c); "

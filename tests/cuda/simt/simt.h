@@ -165,6 +165,11 @@ static inline float __uint_as_float(unsigned x) { return simt::bits<float>(x); }
 static inline long long __double_as_longlong(double x) { return simt::bits<long long>(x); }
 static inline double __longlong_as_double(long long x) { return simt::bits<double>(x); }
 static inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+// Rounded downwards.
+static inline float __fadd_rd(float a, float b) {
+  const float sum = a + b;
+  return (double)sum > (double)a + b ? std::nextafter(sum, -INFINITY) : sum;
+}
 static inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 static inline float __fdividef(float a, float b) { return a / b; }
 #define __expf(x) exp2f((x) * 1.4426950408889634f)  // the C library declares functions of these names
@@ -189,6 +194,8 @@ template <int pending> void cp_async_wait() { simt::cp_async_wait(pending); }
 unsigned half2_bits(float low, float high);
 unsigned tf32_bits(float x);
 static inline float simt_flushed(float x) { return std::fabs(x) < 0x1p-126f ? x * 0 : x; }
+static inline float larger_or_nan(float a, float b) { return (a > b) | (a != a) ? a : b; }
+static inline float smaller_or_nan(float a, float b) { return (a < b) | (a != a) ? a : b; }
 static inline float ex2_approx(float x) { return simt_flushed(std::exp2(simt_flushed(x))); }
 
 // -- kernels

@@ -9,125 +9,175 @@ typedef int I;
 #define INF __longlong_as_double(0x7ff0000000000000LL)
 #define any(condition) (condition)
 #define any_exceeds(a, b) (!((a) <= (b)))
-#define ROWS 4
-#define TILE 128
+#define ROWS 8
+#define TILE 256
 #define CHUNK 8
+#define THREADS 128
+#define RESIDENT 5
+#define TEAM 1
+#define MERGERS 32
 #define COL_SLOTS 2
 #define COMPONENTS 1
 #define SLOTS 2
 #define OVER_ROWS 0
 
+struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
+struct __align__(16) Vector4 { T x, y, z, w; };
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
 static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, T *__restrict__ o0, i64 *__restrict__ o1, f64 *partial) {
-  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 unit = first + blockIdx.x;
-  const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
-  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  // The columns of a tile that a thread reads lie `pitch` apart, so that a team reads from all banks at once.
+  __shared__ __align__(16) T tile[TEAM > 1 ? TILE + TILE / TEAM : TILE][COL_SLOTS];
+  const int team = TEAM > 1 && blockDim.x % TEAM ? 1 : TEAM, pitch = team > 1 ? team + 1 : 1;
+  const int part_tile = TILE / team, lane = threadIdx.x % team, own = threadIdx.x / team;
+  const i64 own_rows = blockDim.x / team;
+  // Units and parts of columns are fewer than 2^32: to divide i64 takes a function of 70 instructions.
+  const unsigned unit = (unsigned)(first + blockIdx.x), parts = (unsigned)splits;
+  const i64 batch = unit / ((unsigned)row_blocks * parts), split = unit % parts;
+  const i64 block = unit / parts % (unsigned)row_blocks;
+  const i64 span = ((unsigned)((cols + 15) / 16) + parts - 1) / parts * (i64)16;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * own_rows * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + own_rows * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
+  const i64 base = blocks ? 0 : split * span;
   i64 terms = 0;
   const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 2 + 0] : 0);
   const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 2 + 1] : 0);
 
-  const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
+  const i64 row0 = smaller(row_begin + own + 0 * own_rows, row_end - 1);
   const V v0_0 = a0[(row0) * 2 + 0];
   const V v1_0 = a0[(row0) * 2 + 1];
-  const i64 row1 = smaller(row_begin + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
+  const i64 row1 = smaller(row_begin + own + 1 * own_rows, row_end - 1);
   const V v0_1 = a0[(row1) * 2 + 0];
   const V v1_1 = a0[(row1) * 2 + 1];
-  const i64 row2 = smaller(row_begin + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
+  const i64 row2 = smaller(row_begin + own + 2 * own_rows, row_end - 1);
   const V v0_2 = a0[(row2) * 2 + 0];
   const V v1_2 = a0[(row2) * 2 + 1];
-  const i64 row3 = smaller(row_begin + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
+  const i64 row3 = smaller(row_begin + own + 3 * own_rows, row_end - 1);
   const V v0_3 = a0[(row3) * 2 + 0];
   const V v1_3 = a0[(row3) * 2 + 1];
-  f64 w_m[COMPONENTS][ROWS];
-  f64 w_k[COMPONENTS][ROWS];
+  const i64 row4 = smaller(row_begin + own + 4 * own_rows, row_end - 1);
+  const V v0_4 = a0[(row4) * 2 + 0];
+  const V v1_4 = a0[(row4) * 2 + 1];
+  const i64 row5 = smaller(row_begin + own + 5 * own_rows, row_end - 1);
+  const V v0_5 = a0[(row5) * 2 + 0];
+  const V v1_5 = a0[(row5) * 2 + 1];
+  const i64 row6 = smaller(row_begin + own + 6 * own_rows, row_end - 1);
+  const V v0_6 = a0[(row6) * 2 + 0];
+  const V v1_6 = a0[(row6) * 2 + 1];
+  const i64 row7 = smaller(row_begin + own + 7 * own_rows, row_end - 1);
+  const V v0_7 = a0[(row7) * 2 + 0];
+  const V v1_7 = a0[(row7) * 2 + 1];
+  V m[COMPONENTS][ROWS];
+  I k[COMPONENTS][ROWS];
   #pragma unroll
   for (int o = 0; o < COMPONENTS; o++)
   #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-      w_m[o][r] = K(-INF);
-      w_k[o][r] = KI(-1);
+      m[o][r] = K(-INF);
+      k[o][r] = KI(-1);
     }
   for (i64 range = range_begin; range < range_end; range++) {
-    const i64 col_begin = blocks ? ranges[2 * range] : split * span;
-    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(col_begin + span, cols);
-    terms += col_end > col_begin ? col_end - col_begin : 0;
-    for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-      const int count = (int)smaller(col_end - col0, TILE);
+    const i64 col_begin = blocks ? ranges[2 * range] : base;
+    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
+    const i64 met = col_end > col_begin ? col_end - col_begin : 0;
+    const i64 part = team > 1 ? (met + TEAM - 1) / TEAM : met;  // of each thread of a team
+    terms += met;
+    for (i64 step = 0; step < part; step += part_tile) {
       __syncthreads();
-      for (int q = threadIdx.x; q < count; q += blockDim.x) {
-        const i64 col = col0 + q;
-        const V v2 = a1[(col) * 2 + 0];
-        const V v3 = a1[(col) * 2 + 1];
-        tile[q][0] = v2;
-        tile[q][1] = v3;
+      for (int q = threadIdx.x; q < TILE; q += blockDim.x) {
+        const i64 in_part = step + q % part_tile, col = col_begin + q / part_tile * part + in_part;
+        if (in_part < part && col < col_end) {
+          const V v2 = a1[(col) * 2 + 0];
+          const V v3 = a1[(col) * 2 + 1];
+          T *const y = tile[q % part_tile * pitch + q / part_tile];
+          *(Vector2 *)(y + 0) = Vector2{v2, v3};
+        }
       }
       __syncthreads();
-      V m[COMPONENTS][ROWS];
-      I k[COMPONENTS][ROWS];
-      #pragma unroll
-      for (int o = 0; o < COMPONENTS; o++)
-      #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-          m[o][r] = K(-INF);
-          k[o][r] = KI(-1);
-        }
+      const i64 col0 = col_begin + lane * part + step;
+      const int count = (int)smaller(smaller(part - step, part_tile), col_end - col0);
+      const int at = (int)(col0 - base);
       #pragma unroll 4
       for (int c = 0; c < count; c++) {
-        const V v2 = tile[c][0];
-        const V v3 = tile[c][1];
+        const T *const y = tile[c * pitch + lane];
+        const Vector2 y0 = *(const Vector2 *)(y + 0);
+        const V v2 = y0.x;
+        const V v3 = y0.y;
         {
           const V v4_0 = v0_0 * v2;
           const V v5_0 = v1_0 * v3 + v4_0;
           {
-            const auto w = !(v5_0 <= m[0][0]) & (m[0][0] == m[0][0]); m[0][0] = w ? v5_0 : m[0][0]; k[0][0] = w ? KI(c) : k[0][0];
+            const auto w = !(v5_0 <= m[0][0]) & (m[0][0] == m[0][0]); m[0][0] = w ? v5_0 : m[0][0]; k[0][0] = w ? KI(at + c) : k[0][0];
           }
         }
         {
           const V v4_1 = v0_1 * v2;
           const V v5_1 = v1_1 * v3 + v4_1;
           {
-            const auto w = !(v5_1 <= m[0][1]) & (m[0][1] == m[0][1]); m[0][1] = w ? v5_1 : m[0][1]; k[0][1] = w ? KI(c) : k[0][1];
+            const auto w = !(v5_1 <= m[0][1]) & (m[0][1] == m[0][1]); m[0][1] = w ? v5_1 : m[0][1]; k[0][1] = w ? KI(at + c) : k[0][1];
           }
         }
         {
           const V v4_2 = v0_2 * v2;
           const V v5_2 = v1_2 * v3 + v4_2;
           {
-            const auto w = !(v5_2 <= m[0][2]) & (m[0][2] == m[0][2]); m[0][2] = w ? v5_2 : m[0][2]; k[0][2] = w ? KI(c) : k[0][2];
+            const auto w = !(v5_2 <= m[0][2]) & (m[0][2] == m[0][2]); m[0][2] = w ? v5_2 : m[0][2]; k[0][2] = w ? KI(at + c) : k[0][2];
           }
         }
         {
           const V v4_3 = v0_3 * v2;
           const V v5_3 = v1_3 * v3 + v4_3;
           {
-            const auto w = !(v5_3 <= m[0][3]) & (m[0][3] == m[0][3]); m[0][3] = w ? v5_3 : m[0][3]; k[0][3] = w ? KI(c) : k[0][3];
+            const auto w = !(v5_3 <= m[0][3]) & (m[0][3] == m[0][3]); m[0][3] = w ? v5_3 : m[0][3]; k[0][3] = w ? KI(at + c) : k[0][3];
+          }
+        }
+        {
+          const V v4_4 = v0_4 * v2;
+          const V v5_4 = v1_4 * v3 + v4_4;
+          {
+            const auto w = !(v5_4 <= m[0][4]) & (m[0][4] == m[0][4]); m[0][4] = w ? v5_4 : m[0][4]; k[0][4] = w ? KI(at + c) : k[0][4];
+          }
+        }
+        {
+          const V v4_5 = v0_5 * v2;
+          const V v5_5 = v1_5 * v3 + v4_5;
+          {
+            const auto w = !(v5_5 <= m[0][5]) & (m[0][5] == m[0][5]); m[0][5] = w ? v5_5 : m[0][5]; k[0][5] = w ? KI(at + c) : k[0][5];
+          }
+        }
+        {
+          const V v4_6 = v0_6 * v2;
+          const V v5_6 = v1_6 * v3 + v4_6;
+          {
+            const auto w = !(v5_6 <= m[0][6]) & (m[0][6] == m[0][6]); m[0][6] = w ? v5_6 : m[0][6]; k[0][6] = w ? KI(at + c) : k[0][6];
+          }
+        }
+        {
+          const V v4_7 = v0_7 * v2;
+          const V v5_7 = v1_7 * v3 + v4_7;
+          {
+            const auto w = !(v5_7 <= m[0][7]) & (m[0][7] == m[0][7]); m[0][7] = w ? v5_7 : m[0][7]; k[0][7] = w ? KI(at + c) : k[0][7];
           }
         }
       }
-      #pragma unroll
-      for (int o = 0; o < COMPONENTS; o++)
-      #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-          f64 l_m;
-          l_m = (f64)m[o][r];
-          f64 l_k;
-          l_k = k[o][r] < 0 ? -1 : f64(col0 + k[o][r]);
-          if (l_m > w_m[o][r] || (l_m != l_m && w_m[o][r] == w_m[o][r])) { w_m[o][r] = l_m; w_k[o][r] = l_k; }
-        }
     }
   }
-  if (row_begin + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
-    const i64 row = row0;
+  f64 w_m[COMPONENTS][ROWS];
+  f64 w_k[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      w_m[o][r] = (f64)m[o][r];
+      w_k[o][r] = k[o][r] < 0 ? -1 : f64(base + k[o][r]);
+    }
+  if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -147,8 +197,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
-    const i64 row = row1;
+  if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -168,8 +217,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
-    const i64 row = row2;
+  if (const i64 row = row_begin + own + 2 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -189,8 +237,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
-    const i64 row = row3;
+  if (const i64 row = row_begin + own + 3 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -210,30 +257,130 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
+  if (const i64 row = row_begin + own + 4 * own_rows; lane == 0 && row < row_end) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(w_m[o][4]);
+      }
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o1 + at_row * 1)[o] = (i64)(w_k[o][4] < 0 && terms > 0 ? 0 : w_k[o][4]);
+      }
+    }
+    else {
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][4];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_k[o][4];
+      }
+    }
+  }
+  if (const i64 row = row_begin + own + 5 * own_rows; lane == 0 && row < row_end) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(w_m[o][5]);
+      }
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o1 + at_row * 1)[o] = (i64)(w_k[o][5] < 0 && terms > 0 ? 0 : w_k[o][5]);
+      }
+    }
+    else {
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][5];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_k[o][5];
+      }
+    }
+  }
+  if (const i64 row = row_begin + own + 6 * own_rows; lane == 0 && row < row_end) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(w_m[o][6]);
+      }
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o1 + at_row * 1)[o] = (i64)(w_k[o][6] < 0 && terms > 0 ? 0 : w_k[o][6]);
+      }
+    }
+    else {
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][6];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_k[o][6];
+      }
+    }
+  }
+  if (const i64 row = row_begin + own + 7 * own_rows; lane == 0 && row < row_end) {
+    if (splits == 1 && !OVER_ROWS) {
+      const i64 at_row = batch * rows + row;
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o0 + at_row * 1)[o] = (T)(w_m[o][7]);
+      }
+      #pragma unroll
+      for (int o = 0; o < 1; o++) {
+        (o1 + at_row * 1)[o] = (i64)(w_k[o][7] < 0 && terms > 0 ? 0 : w_k[o][7]);
+      }
+    }
+    else {
+      #pragma unroll
+      for (int o = 0; o < COMPONENTS; o++) {
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row] = w_m[o][7];
+        partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row] = w_k[o][7];
+      }
+    }
+  }
 }
 
 extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__restrict__ o0, i64 *__restrict__ o1, f64 *partial) {
-  const i64 at_row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at_row >= batches * rows) return;
-  const i64 batch = at_row / rows, row = at_row % rows;
+  __shared__ f64 meeting[SLOTS][THREADS];
+  const int team = blockDim.x % MERGERS ? 1 : MERGERS, lane = threadIdx.x % team;
+  const i64 at_row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / team;
+  const i64 batch = at_row / rows, row = at_row % rows, run = (splits + team - 1) / team;
+  const i64 first = at_row < batches * rows ? lane * run : splits;
+  const i64 last = smaller(splits, first + run);
   for (int o = 0; o < COMPONENTS; o++) {
     f64 w_m;
     f64 w_k;
     w_m = K(-INF);
     w_k = KI(-1);
-    for (i64 split = 0; split < splits; split++) {
+    for (i64 split = first; split < last; split++) {
       f64 l_m;
       l_m = partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row];
       f64 l_k;
       l_k = partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 1) * rows + row];
       if (l_m > w_m || (l_m != l_m && w_m == w_m)) { w_m = l_m; w_k = l_k; }
     }
-    if (o >= 0 && o < 1) {
-      (o0 + at_row * 1)[o] = (T)(w_m);
+    __syncthreads();
+    meeting[0][threadIdx.x + 0] = w_m;
+    meeting[1][threadIdx.x + 0] = w_k;
+    for (int step = 1; step < team; step *= 2) {
+      __syncthreads();
+      if (lane % (2 * step) == 0) {
+        f64 l_m;
+        l_m = meeting[0][threadIdx.x + step];
+        f64 l_k;
+        l_k = meeting[1][threadIdx.x + step];
+        if (l_m > w_m || (l_m != l_m && w_m == w_m)) { w_m = l_m; w_k = l_k; }
+        meeting[0][threadIdx.x + 0] = w_m;
+        meeting[1][threadIdx.x + 0] = w_k;
+      }
     }
-    if (o >= 0 && o < 1) {
-      (o1 + at_row * 1)[o] = (i64)(w_k < 0 && terms > 0 ? 0 : w_k);
+    if (lane == 0 && at_row < batches * rows) {
+      if (o >= 0 && o < 1) {
+        (o0 + at_row * 1)[o] = (T)(w_m);
+      }
+      if (o >= 0 && o < 1) {
+        (o1 + at_row * 1)[o] = (i64)(w_k < 0 && terms > 0 ? 0 : w_k);
+      }
     }
   }
 }

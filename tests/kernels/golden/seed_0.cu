@@ -10,47 +10,89 @@ typedef int I;
 #define any(condition) (condition)
 #define any_exceeds(a, b) (!((a) <= (b)))
 #define ROWS 4
-#define TILE 128
+#define TILE 256
 #define CHUNK 2
+#define THREADS 128
+#define RESIDENT 4
+#define TEAM 1
+#define MERGERS 32
 #define COL_SLOTS 4
 #define COMPONENTS 3
 #define SLOTS 1
 #define OVER_ROWS 0
 
+struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
+struct __align__(16) Vector4 { T x, y, z, w; };
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ float larger_or_nan(float a, float b) {
+#if __CUDA_ARCH__ >= 800
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+#else
+  return (a > b) | (a != a) ? a : b;
+#endif
+}
+static __device__ __forceinline__ float ex2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
+// As exact as x itself, if that was rounded: log2 e rounds it once more. A result below 2^-126 is 0.
+static __device__ __forceinline__ float fast_exp(float x) { return ex2_approx(x * 1.4426950408889634f); }
+// 2^x within 1.5e-7 of it, by products and sums alone. A result below 2^-126 is 0; infinities and NaN are kept.
+static __device__ __forceinline__ float polynomial_exp2(float x) {
+  const float low = larger_or_nan(x, -127.0f);
+  const float shifted = __fadd_rd(fmin(low, 128.0f), 12583039.0f);  // its last bits are floor(x) + 127
+  const float f = low - (shifted - 12583039.0f);
+  float p = 0.0018671263242140412f;
+  p = p * f + 0.0090170381590724f;
+  p = p * f + 0.05579990893602371f;
+  p = p * f + 0.24016445875167847f;
+  p = p * f + 0.6931512951850891f;
+  p = p * f + 1.0f;
+  return p * __int_as_float(__float_as_int(shifted) << 23);
+}
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, const T *__restrict__ b2, const T *__restrict__ b3, T *__restrict__ o0, f64 *partial) {
-  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 unit = first + blockIdx.x;
-  const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
-  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  // The columns of a tile that a thread reads lie `pitch` apart, so that a team reads from all banks at once.
+  __shared__ __align__(16) T tile[TEAM > 1 ? TILE + TILE / TEAM : TILE][COL_SLOTS];
+  const int team = TEAM > 1 && blockDim.x % TEAM ? 1 : TEAM, pitch = team > 1 ? team + 1 : 1;
+  const int part_tile = TILE / team, lane = threadIdx.x % team, own = threadIdx.x / team;
+  const i64 own_rows = blockDim.x / team;
+  // Units and parts of columns are fewer than 2^32: to divide i64 takes a function of 70 instructions.
+  const unsigned unit = (unsigned)(first + blockIdx.x), parts = (unsigned)splits;
+  const i64 batch = unit / ((unsigned)row_blocks * parts), split = unit % parts;
+  const i64 block = unit / parts % (unsigned)row_blocks;
+  const i64 span = ((unsigned)((cols + 15) / 16) + parts - 1) / parts * (i64)16;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * own_rows * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + own_rows * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
+  const i64 base = blocks ? 0 : split * span;
   i64 terms = 0;
   const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 4 + 0] : 0);
   const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 4 + 1] : 0);
   const T *__restrict__ a2 = b2 + (offsets ? offsets[batch * 4 + 2] : 0);
   const T *__restrict__ a3 = b3 + (offsets ? offsets[batch * 4 + 3] : 0);
   const V v0 = a3[0];
-  const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
+  const i64 row0 = smaller(row_begin + own + 0 * own_rows, row_end - 1);
   const V v4_0 = a0[(row0) * 3 + 0];
   const V v5_0 = a0[(row0) * 3 + 1];
   const V v6_0 = a0[(row0) * 3 + 2];
-  const i64 row1 = smaller(row_begin + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
+  const i64 row1 = smaller(row_begin + own + 1 * own_rows, row_end - 1);
   const V v4_1 = a0[(row1) * 3 + 0];
   const V v5_1 = a0[(row1) * 3 + 1];
   const V v6_1 = a0[(row1) * 3 + 2];
-  const i64 row2 = smaller(row_begin + threadIdx.x + 2 * (i64)blockDim.x, row_end - 1);
+  const i64 row2 = smaller(row_begin + own + 2 * own_rows, row_end - 1);
   const V v4_2 = a0[(row2) * 3 + 0];
   const V v5_2 = a0[(row2) * 3 + 1];
   const V v6_2 = a0[(row2) * 3 + 2];
-  const i64 row3 = smaller(row_begin + threadIdx.x + 3 * (i64)blockDim.x, row_end - 1);
+  const i64 row3 = smaller(row_begin + own + 3 * own_rows, row_end - 1);
   const V v4_3 = a0[(row3) * 3 + 0];
   const V v5_3 = a0[(row3) * 3 + 1];
   const V v6_3 = a0[(row3) * 3 + 2];
@@ -62,26 +104,29 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       w_s[o][r] = K(0);
     }
   for (i64 range = range_begin; range < range_end; range++) {
-    const i64 col_begin = blocks ? ranges[2 * range] : split * span;
-    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(col_begin + span, cols);
-    terms += col_end > col_begin ? col_end - col_begin : 0;
-    for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-      const int count = (int)smaller(col_end - col0, TILE);
+    const i64 col_begin = blocks ? ranges[2 * range] : base;
+    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
+    const i64 met = col_end > col_begin ? col_end - col_begin : 0;
+    const i64 part = team > 1 ? (met + TEAM - 1) / TEAM : met;  // of each thread of a team
+    terms += met;
+    for (i64 step = 0; step < part; step += part_tile) {
       __syncthreads();
-      for (int q = threadIdx.x; q < count; q += blockDim.x) {
-        const i64 col = col0 + q;
-        const V v1 = a2[(col) * 1 + 0];
-        const V v7 = a1[(col) * 3 + 0];
-        const V v8 = a1[(col) * 3 + 1];
-        const V v9 = a1[(col) * 3 + 2];
-        const V v2 = v0 - v1;
-        const V v3 = v2 * v2;
-        tile[q][0] = v3;
-        tile[q][1] = v7;
-        tile[q][2] = v8;
-        tile[q][3] = v9;
+      for (int q = threadIdx.x; q < TILE; q += blockDim.x) {
+        const i64 in_part = step + q % part_tile, col = col_begin + q / part_tile * part + in_part;
+        if (in_part < part && col < col_end) {
+          const V v1 = a2[(col) * 1 + 0];
+          const V v7 = a1[(col) * 3 + 0];
+          const V v8 = a1[(col) * 3 + 1];
+          const V v9 = a1[(col) * 3 + 2];
+          const V v2 = v0 - v1;
+          const V v3 = v2 * v2;
+          T *const y = tile[q % part_tile * pitch + q / part_tile];
+          *(Vector4 *)(y + 0) = Vector4{v3, v7, v8, v9};
+        }
       }
       __syncthreads();
+      const i64 col0 = col_begin + lane * part + step;
+      const int count = (int)smaller(smaller(part - step, part_tile), col_end - col0);
       V s[COMPONENTS][ROWS];
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++)
@@ -91,17 +136,19 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
         }
       #pragma unroll 4
       for (int c = 0; c < count; c++) {
-        const V v3 = tile[c][0];
-        const V v7 = tile[c][1];
-        const V v8 = tile[c][2];
-        const V v9 = tile[c][3];
+        const T *const y = tile[c * pitch + lane];
+        const Vector4 y0 = *(const Vector4 *)(y + 0);
+        const V v3 = y0.x;
+        const V v7 = y0.y;
+        const V v8 = y0.z;
+        const V v9 = y0.w;
         {
           const V v10_0 = v4_0 + v7;
           const V v11_0 = v5_0 + v8;
           const V v12_0 = v6_0 + v9;
-          const V v13_0 = exp(v10_0);
-          const V v14_0 = exp(v11_0);
-          const V v15_0 = exp(v12_0);
+          const V v13_0 = fast_exp(v10_0);
+          const V v14_0 = fast_exp(v11_0);
+          const V v15_0 = fast_exp(v12_0);
           const V v16_0 = v3 * v13_0;
           const V v17_0 = v3 * v14_0;
           const V v18_0 = v3 * v15_0;
@@ -119,9 +166,9 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
           const V v10_1 = v4_1 + v7;
           const V v11_1 = v5_1 + v8;
           const V v12_1 = v6_1 + v9;
-          const V v13_1 = exp(v10_1);
-          const V v14_1 = exp(v11_1);
-          const V v15_1 = exp(v12_1);
+          const V v13_1 = fast_exp(v10_1);
+          const V v14_1 = fast_exp(v11_1);
+          const V v15_1 = polynomial_exp2(v12_1 * K(1.4426950408889634));
           const V v16_1 = v3 * v13_1;
           const V v17_1 = v3 * v14_1;
           const V v18_1 = v3 * v15_1;
@@ -139,9 +186,9 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
           const V v10_2 = v4_2 + v7;
           const V v11_2 = v5_2 + v8;
           const V v12_2 = v6_2 + v9;
-          const V v13_2 = exp(v10_2);
-          const V v14_2 = exp(v11_2);
-          const V v15_2 = exp(v12_2);
+          const V v13_2 = fast_exp(v10_2);
+          const V v14_2 = fast_exp(v11_2);
+          const V v15_2 = fast_exp(v12_2);
           const V v16_2 = v3 * v13_2;
           const V v17_2 = v3 * v14_2;
           const V v18_2 = v3 * v15_2;
@@ -159,9 +206,9 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
           const V v10_3 = v4_3 + v7;
           const V v11_3 = v5_3 + v8;
           const V v12_3 = v6_3 + v9;
-          const V v13_3 = exp(v10_3);
-          const V v14_3 = exp(v11_3);
-          const V v15_3 = exp(v12_3);
+          const V v13_3 = fast_exp(v10_3);
+          const V v14_3 = fast_exp(v11_3);
+          const V v15_3 = polynomial_exp2(v12_3 * K(1.4426950408889634));
           const V v16_3 = v3 * v13_3;
           const V v17_3 = v3 * v14_3;
           const V v18_3 = v3 * v15_3;
@@ -186,8 +233,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
         }
     }
   }
-  if (row_begin + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
-    const i64 row = row0;
+
+  if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -202,8 +249,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
-    const i64 row = row1;
+  if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -218,8 +264,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 2 * (i64)blockDim.x < row_end) {
-    const i64 row = row2;
+  if (const i64 row = row_begin + own + 2 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -234,8 +279,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 3 * (i64)blockDim.x < row_end) {
-    const i64 row = row3;
+  if (const i64 row = row_begin + own + 3 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -254,19 +298,35 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
 
 extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__restrict__ o0, f64 *partial) {
-  const i64 at_row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at_row >= batches * rows) return;
-  const i64 batch = at_row / rows, row = at_row % rows;
+  __shared__ f64 meeting[SLOTS][THREADS];
+  const int team = blockDim.x % MERGERS ? 1 : MERGERS, lane = threadIdx.x % team;
+  const i64 at_row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / team;
+  const i64 batch = at_row / rows, row = at_row % rows, run = (splits + team - 1) / team;
+  const i64 first = at_row < batches * rows ? lane * run : splits;
+  const i64 last = smaller(splits, first + run);
   for (int o = 0; o < COMPONENTS; o++) {
     f64 w_s;
     w_s = K(0);
-    for (i64 split = 0; split < splits; split++) {
+    for (i64 split = first; split < last; split++) {
       f64 l_s;
       l_s = partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row];
       w_s += l_s;
     }
-    if (o >= 0 && o < 3) {
-      (o0 + at_row * 3)[o] = (T)(w_s);
+    __syncthreads();
+    meeting[0][threadIdx.x + 0] = w_s;
+    for (int step = 1; step < team; step *= 2) {
+      __syncthreads();
+      if (lane % (2 * step) == 0) {
+        f64 l_s;
+        l_s = meeting[0][threadIdx.x + step];
+        w_s += l_s;
+        meeting[0][threadIdx.x + 0] = w_s;
+      }
+    }
+    if (lane == 0 && at_row < batches * rows) {
+      if (o >= 0 && o < 3) {
+        (o0 + at_row * 3)[o] = (T)(w_s);
+      }
     }
   }
 }

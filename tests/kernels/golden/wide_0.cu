@@ -10,35 +10,53 @@ typedef int I;
 #define any(condition) (condition)
 #define any_exceeds(a, b) (!((a) <= (b)))
 #define ROWS 2
-#define TILE 128
+#define TILE 256
 #define CHUNK 1
-#define COL_SLOTS 22
+#define THREADS 128
+#define RESIDENT 3
+#define TEAM 1
+#define MERGERS 32
+#define COL_SLOTS 24
 #define COMPONENTS 10
 #define SLOTS 1
 #define OVER_ROWS 0
 
+struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
+struct __align__(16) Vector4 { T x, y, z, w; };
 static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ float ex2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, const T *__restrict__ b2, T *__restrict__ o0, f64 *partial) {
-  __shared__ __align__(16) T tile[TILE][COL_SLOTS];
-  const i64 unit = first + blockIdx.x;
-  const i64 batch = unit / (row_blocks * splits), block = unit / splits % row_blocks, split = unit % splits;
-  const i64 span = ((cols + splits - 1) / splits + TILE - 1) / TILE * TILE;
+  // The columns of a tile that a thread reads lie `pitch` apart, so that a team reads from all banks at once.
+  __shared__ __align__(16) T tile[TEAM > 1 ? TILE + TILE / TEAM : TILE][COL_SLOTS];
+  const int team = TEAM > 1 && blockDim.x % TEAM ? 1 : TEAM, pitch = team > 1 ? team + 1 : 1;
+  const int part_tile = TILE / team, lane = threadIdx.x % team, own = threadIdx.x / team;
+  const i64 own_rows = blockDim.x / team;
+  // Units and parts of columns are fewer than 2^32: to divide i64 takes a function of 70 instructions.
+  const unsigned unit = (unsigned)(first + blockIdx.x), parts = (unsigned)splits;
+  const i64 batch = unit / ((unsigned)row_blocks * parts), split = unit % parts;
+  const i64 block = unit / parts % (unsigned)row_blocks;
+  const i64 span = ((unsigned)((cols + 15) / 16) + parts - 1) / parts * (i64)16;
   const i64 *const entry = blocks + 4 * block;
-  const i64 row_begin = blocks ? entry[0] : block * blockDim.x * ROWS;
-  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + (i64)blockDim.x * ROWS);
+  const i64 row_begin = blocks ? entry[0] : block * own_rows * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + own_rows * ROWS);
   const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
+  const i64 base = blocks ? 0 : split * span;
   i64 terms = 0;
   const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 3 + 0] : 0);
   const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 3 + 1] : 0);
   const T *__restrict__ a2 = b2 + (offsets ? offsets[batch * 3 + 2] : 0);
   const V v60 = K(-1) * K(1.4426950408889634);
   const V v61 = v60 - v60 == K(0) ? v60 : K(-1);
-  const i64 row0 = smaller(row_begin + threadIdx.x + 0 * (i64)blockDim.x, row_end - 1);
+  const i64 row0 = smaller(row_begin + own + 0 * own_rows, row_end - 1);
   const V v0_0 = a0[(row0) * 12 + 0];
   const V v1_0 = a0[(row0) * 12 + 1];
   const V v2_0 = a0[(row0) * 12 + 2];
@@ -51,7 +69,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   const V v9_0 = a0[(row0) * 12 + 9];
   const V v10_0 = a0[(row0) * 12 + 10];
   const V v11_0 = a0[(row0) * 12 + 11];
-  const i64 row1 = smaller(row_begin + threadIdx.x + 1 * (i64)blockDim.x, row_end - 1);
+  const i64 row1 = smaller(row_begin + own + 1 * own_rows, row_end - 1);
   const V v0_1 = a0[(row1) * 12 + 0];
   const V v1_1 = a0[(row1) * 12 + 1];
   const V v2_1 = a0[(row1) * 12 + 2];
@@ -72,60 +90,50 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       w_s[o][r] = K(0);
     }
   for (i64 range = range_begin; range < range_end; range++) {
-    const i64 col_begin = blocks ? ranges[2 * range] : split * span;
-    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(col_begin + span, cols);
-    terms += col_end > col_begin ? col_end - col_begin : 0;
-    for (i64 col0 = col_begin; col0 < col_end; col0 += TILE) {
-      const int count = (int)smaller(col_end - col0, TILE);
+    const i64 col_begin = blocks ? ranges[2 * range] : base;
+    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
+    const i64 met = col_end > col_begin ? col_end - col_begin : 0;
+    const i64 part = team > 1 ? (met + TEAM - 1) / TEAM : met;  // of each thread of a team
+    terms += met;
+    for (i64 step = 0; step < part; step += part_tile) {
       __syncthreads();
-      for (int q = threadIdx.x; q < count; q += blockDim.x) {
-        const i64 col = col0 + q;
-        const V v12 = a1[(col) * 12 + 0];
-        const V v13 = a1[(col) * 12 + 1];
-        const V v14 = a1[(col) * 12 + 2];
-        const V v15 = a1[(col) * 12 + 3];
-        const V v16 = a1[(col) * 12 + 4];
-        const V v17 = a1[(col) * 12 + 5];
-        const V v18 = a1[(col) * 12 + 6];
-        const V v19 = a1[(col) * 12 + 7];
-        const V v20 = a1[(col) * 12 + 8];
-        const V v21 = a1[(col) * 12 + 9];
-        const V v22 = a1[(col) * 12 + 10];
-        const V v23 = a1[(col) * 12 + 11];
-        const V v64 = a2[(col) * 10 + 0];
-        const V v65 = a2[(col) * 10 + 1];
-        const V v66 = a2[(col) * 10 + 2];
-        const V v67 = a2[(col) * 10 + 3];
-        const V v68 = a2[(col) * 10 + 4];
-        const V v69 = a2[(col) * 10 + 5];
-        const V v70 = a2[(col) * 10 + 6];
-        const V v71 = a2[(col) * 10 + 7];
-        const V v72 = a2[(col) * 10 + 8];
-        const V v73 = a2[(col) * 10 + 9];
-        tile[q][0] = v12;
-        tile[q][1] = v13;
-        tile[q][2] = v14;
-        tile[q][3] = v15;
-        tile[q][4] = v16;
-        tile[q][5] = v17;
-        tile[q][6] = v18;
-        tile[q][7] = v19;
-        tile[q][8] = v20;
-        tile[q][9] = v21;
-        tile[q][10] = v22;
-        tile[q][11] = v23;
-        tile[q][12] = v64;
-        tile[q][13] = v65;
-        tile[q][14] = v66;
-        tile[q][15] = v67;
-        tile[q][16] = v68;
-        tile[q][17] = v69;
-        tile[q][18] = v70;
-        tile[q][19] = v71;
-        tile[q][20] = v72;
-        tile[q][21] = v73;
+      for (int q = threadIdx.x; q < TILE; q += blockDim.x) {
+        const i64 in_part = step + q % part_tile, col = col_begin + q / part_tile * part + in_part;
+        if (in_part < part && col < col_end) {
+          const V v12 = a1[(col) * 12 + 0];
+          const V v13 = a1[(col) * 12 + 1];
+          const V v14 = a1[(col) * 12 + 2];
+          const V v15 = a1[(col) * 12 + 3];
+          const V v16 = a1[(col) * 12 + 4];
+          const V v17 = a1[(col) * 12 + 5];
+          const V v18 = a1[(col) * 12 + 6];
+          const V v19 = a1[(col) * 12 + 7];
+          const V v20 = a1[(col) * 12 + 8];
+          const V v21 = a1[(col) * 12 + 9];
+          const V v22 = a1[(col) * 12 + 10];
+          const V v23 = a1[(col) * 12 + 11];
+          const V v64 = a2[(col) * 10 + 0];
+          const V v65 = a2[(col) * 10 + 1];
+          const V v66 = a2[(col) * 10 + 2];
+          const V v67 = a2[(col) * 10 + 3];
+          const V v68 = a2[(col) * 10 + 4];
+          const V v69 = a2[(col) * 10 + 5];
+          const V v70 = a2[(col) * 10 + 6];
+          const V v71 = a2[(col) * 10 + 7];
+          const V v72 = a2[(col) * 10 + 8];
+          const V v73 = a2[(col) * 10 + 9];
+          T *const y = tile[q % part_tile * pitch + q / part_tile];
+          *(Vector4 *)(y + 0) = Vector4{v12, v13, v14, v15};
+          *(Vector4 *)(y + 4) = Vector4{v16, v17, v18, v19};
+          *(Vector4 *)(y + 8) = Vector4{v20, v21, v22, v23};
+          *(Vector4 *)(y + 12) = Vector4{v64, v65, v66, v67};
+          *(Vector4 *)(y + 16) = Vector4{v68, v69, v70, v71};
+          *(Vector4 *)(y + 20) = Vector4{v72, v73, K(0), K(0)};
+        }
       }
       __syncthreads();
+      const i64 col0 = col_begin + lane * part + step;
+      const int count = (int)smaller(smaller(part - step, part_tile), col_end - col0);
       V s[COMPONENTS][ROWS];
       #pragma unroll
       for (int o = 0; o < COMPONENTS; o++)
@@ -135,28 +143,35 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
         }
       #pragma unroll 4
       for (int c = 0; c < count; c++) {
-        const V v12 = tile[c][0];
-        const V v13 = tile[c][1];
-        const V v14 = tile[c][2];
-        const V v15 = tile[c][3];
-        const V v16 = tile[c][4];
-        const V v17 = tile[c][5];
-        const V v18 = tile[c][6];
-        const V v19 = tile[c][7];
-        const V v20 = tile[c][8];
-        const V v21 = tile[c][9];
-        const V v22 = tile[c][10];
-        const V v23 = tile[c][11];
-        const V v64 = tile[c][12];
-        const V v65 = tile[c][13];
-        const V v66 = tile[c][14];
-        const V v67 = tile[c][15];
-        const V v68 = tile[c][16];
-        const V v69 = tile[c][17];
-        const V v70 = tile[c][18];
-        const V v71 = tile[c][19];
-        const V v72 = tile[c][20];
-        const V v73 = tile[c][21];
+        const T *const y = tile[c * pitch + lane];
+        const Vector4 y0 = *(const Vector4 *)(y + 0);
+        const V v12 = y0.x;
+        const V v13 = y0.y;
+        const V v14 = y0.z;
+        const V v15 = y0.w;
+        const Vector4 y4 = *(const Vector4 *)(y + 4);
+        const V v16 = y4.x;
+        const V v17 = y4.y;
+        const V v18 = y4.z;
+        const V v19 = y4.w;
+        const Vector4 y8 = *(const Vector4 *)(y + 8);
+        const V v20 = y8.x;
+        const V v21 = y8.y;
+        const V v22 = y8.z;
+        const V v23 = y8.w;
+        const Vector4 y12 = *(const Vector4 *)(y + 12);
+        const V v64 = y12.x;
+        const V v65 = y12.y;
+        const V v66 = y12.z;
+        const V v67 = y12.w;
+        const Vector4 y16 = *(const Vector4 *)(y + 16);
+        const V v68 = y16.x;
+        const V v69 = y16.y;
+        const V v70 = y16.z;
+        const V v71 = y16.w;
+        const Vector4 y20 = *(const Vector4 *)(y + 20);
+        const V v72 = y20.x;
+        const V v73 = y20.y;
         {
           const V v24_0 = v0_0 - v12;
           const V v25_0 = v1_0 - v13;
@@ -194,7 +209,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
           const V v57_0 = v56_0 + v46_0;
           const V v58_0 = v57_0 + v47_0;
           const V v62_0 = v61 * v58_0;
-          const V v63_0 = exp2(v62_0);
+          const V v63_0 = ex2_approx(v62_0);
           const V v74_0 = v63_0 * v64;
           const V v75_0 = v63_0 * v65;
           const V v76_0 = v63_0 * v66;
@@ -273,7 +288,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
           const V v57_1 = v56_1 + v46_1;
           const V v58_1 = v57_1 + v47_1;
           const V v62_1 = v61 * v58_1;
-          const V v63_1 = exp2(v62_1);
+          const V v63_1 = ex2_approx(v62_1);
           const V v74_1 = v63_1 * v64;
           const V v75_1 = v63_1 * v65;
           const V v76_1 = v63_1 * v66;
@@ -326,8 +341,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
         }
     }
   }
-  if (row_begin + threadIdx.x + 0 * (i64)blockDim.x < row_end) {
-    const i64 row = row0;
+
+  if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -342,8 +357,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       }
     }
   }
-  if (row_begin + threadIdx.x + 1 * (i64)blockDim.x < row_end) {
-    const i64 row = row1;
+  if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
     if (splits == 1 && !OVER_ROWS) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
@@ -362,19 +376,35 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
 
 extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__restrict__ o0, f64 *partial) {
-  const i64 at_row = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at_row >= batches * rows) return;
-  const i64 batch = at_row / rows, row = at_row % rows;
+  __shared__ f64 meeting[SLOTS][THREADS];
+  const int team = blockDim.x % MERGERS ? 1 : MERGERS, lane = threadIdx.x % team;
+  const i64 at_row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / team;
+  const i64 batch = at_row / rows, row = at_row % rows, run = (splits + team - 1) / team;
+  const i64 first = at_row < batches * rows ? lane * run : splits;
+  const i64 last = smaller(splits, first + run);
   for (int o = 0; o < COMPONENTS; o++) {
     f64 w_s;
     w_s = K(0);
-    for (i64 split = 0; split < splits; split++) {
+    for (i64 split = first; split < last; split++) {
       f64 l_s;
       l_s = partial[(((batch * splits + split) * COMPONENTS + o) * SLOTS + 0) * rows + row];
       w_s += l_s;
     }
-    if (o >= 0 && o < 10) {
-      (o0 + at_row * 10)[o] = (T)(w_s);
+    __syncthreads();
+    meeting[0][threadIdx.x + 0] = w_s;
+    for (int step = 1; step < team; step *= 2) {
+      __syncthreads();
+      if (lane % (2 * step) == 0) {
+        f64 l_s;
+        l_s = meeting[0][threadIdx.x + step];
+        w_s += l_s;
+        meeting[0][threadIdx.x + 0] = w_s;
+      }
+    }
+    if (lane == 0 && at_row < batches * rows) {
+      if (o >= 0 && o < 10) {
+        (o0 + at_row * 10)[o] = (T)(w_s);
+      }
     }
   }
 }
