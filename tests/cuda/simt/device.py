@@ -35,7 +35,8 @@ class Emulated(ModuleType):
         self.order: Order = "forward"
         self.cuda = SimpleNamespace(
             Device=lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": MULTIPROCESSORS}),
-            get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
+            get_current_stream=Stream,
+            Stream=Stream,
             runtime=SimpleNamespace(getDeviceCount=lambda: 1),
             compiler=SimpleNamespace(CompileException=SimtError),
         )
@@ -57,6 +58,22 @@ class Emulated(ModuleType):
         array = np.empty(shape, dtype)
         array.view(np.uint8)[...] = 0xFF
         return array
+
+
+class Stream(contextlib.nullcontext["Stream"]):
+    """What is launched on it is done at once."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        super().__init__(self)
+
+    def synchronize(self) -> None:
+        """Nothing is left to do."""
+
+    def record(self) -> None:
+        """An event, of the past."""
+
+    def wait_event(self, event: None) -> None:
+        """It is over."""
 
 
 class RawModule:
