@@ -116,7 +116,7 @@ def sizes_around(spec: Spec, dtype: str) -> list[tuple[int, int]]:
     rows, tile = block_rows(schedule), schedule.tile
     return [
         (0, 0), (0, 5), (1, 0), (rows + 1, 0), (1, 1), (3, tile - 1), (4, tile), (5, tile + 1), (2, 3 * tile + 5),
-        (rows - 1, 2), (rows, 7), (rows + 1, tile + 1), (2 * rows + 3, 9),
+        (rows - 1, 2), (rows, 7), (rows + 1, 9), (rows // 4 + 1, tile + 1), (2 * rows + 3, 3),
     ]  # fmt: skip
 
 

@@ -110,9 +110,7 @@ EXPONENTS = (-math.inf, -1e30, -200, -104, -88, -87.3, -1, 0, 1e-30, 1, 88.7, 88
 
 @pytest.mark.parametrize("polynomials", [0, 1])
 @pytest.mark.parametrize("formula", ["Exp(x+y)", "Exp(x*Square(1+y))"])
-def test_exps_keep_infinities_and_flush_the_smallest(
-    formula: str, polynomials: int, device: Emulated
-) -> None:
+def test_exps_keep_infinities_and_flush_the_smallest(formula: str, polynomials: int, device: Emulated) -> None:
     """By either unit, whether log2 e is folded or not; below 2^-126 a result is 0 instead of denormal."""
     x = np.array(EXPONENTS, "f")[:, None]
     spec = Spec(formula, ("x = Vi(1)", "y = Vj(1)"))
