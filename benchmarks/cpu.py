@@ -5,8 +5,7 @@
 Ours and the peers are called in turn, call by call, in one run. Separation is off, but for the sum that only it
 can compute. CPU time (summed over threads) is what contention on the machine moves least; wall time stands
 beside it. Errors are the root mean square and the largest difference to float64 NumPy, on the first rows, relative
-to the largest value there; the first are compared, as the largest differs by a third between two orders of the same
-additions.
+to the largest value there; the first are compared: the largest differs by a third between two orders of addition.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ row; the state's way back to memory."""
 TILE = (2, 6)  # vectors of rows and columns of a register tile: so many sums are under way at a time
 TILE_AVX512 = (1, 16)  # so the only use of a column's component is in the operation that broadcasts it from memory
 AT_A_TIME = 8  # components of a family
+IN_A_ROW = 32  # components of a fold that are added one after another
 
 
 class ComponentLoops(LaneState):
@@ -176,14 +177,15 @@ class ComponentLoops(LaneState):
         """The register tile for so many columns and some of the vectors of rows."""
         body = fold.body
         sums = [f"V t_{r}_{q} = K(-0.0);" for q in range(width) for r in rows]
+        held = []
         for place, leaf in enumerate(body.leaves):
             level = self.values[leaf.value].level
             if leaf.kind == "scalar" and level == "row":
                 at = f"g * ROW_SLOTS + {self.row_slots[leaf.value]} * GROUP"
-                sums += [f"const V l{place}_{r} = *at(X, {at} + {r} * LANES);" for r in rows]
+                held += [f"const V l{place}_{r} = *at(X, {at} + {r} * LANES);" for r in rows]
             if leaf.kind == "scalar" and level == "col":
                 at = f"{self.col_slots[leaf.value]} * PITCH + c"
-                sums += [f"const V l{place}_c{q} = K(Y[{at} + {q}]);" for q in range(width)]
+                held += [f"const V l{place}_c{q} = K(Y[{at} + {q}]);" for q in range(width)]
         inner = []
         for place, leaf in enumerate(body.leaves):
             if leaf.kind == "row":
@@ -201,6 +203,12 @@ class ComponentLoops(LaneState):
                 columns += block("", [*steps, f"t_{r}_{q} = t_{r}_{q} + {result};"])
             inner += block("", columns)
         place = self.folds[fold.value]
-        save = [f"{self.buffer(place, r, f'c + {q}')} = t_{r}_{q};" for q in range(width) for r in rows]
-        loop = block(f"for (int k = 0; k < {body.count}; k++)", inner)
-        return block(f"for (i64 c = c0; c < c1; c += {width})", [*sums, *loop, *save])
+        buffers = {f"t_{r}_{q}": self.buffer(place, r, f"c + {q}") for q in range(width) for r in rows}
+        if body.count <= IN_A_ROW:
+            save = [f"{buffer} = {name};" for name, buffer in buffers.items()]
+            loop = [*sums, *block(f"for (int k = 0; k < {body.count}; k++)", inner), *save]
+        else:
+            save = [f"{buffer} = (k0 ? {buffer} : K(-0.0)) + {name};" for name, buffer in buffers.items()]
+            some = block(f"for (int k = k0; k < {body.count} && k < k0 + {IN_A_ROW}; k++)", inner)
+            loop = block(f"for (int k0 = 0; k0 < {body.count}; k0 += {IN_A_ROW})", [*sums, *some, *save])
+        return block(f"for (i64 c = c0; c < c1; c += {width})", [*held, *loop])
