@@ -18,6 +18,7 @@ TEAM = 4  # threads of a warp that share two rows of a tile
 CAPABILITY = 8  # from which there are tiles of 16 x 8 x 16 halves
 STEP = 32  # components between two additions to a sum: tensor cores do not round, they cut off
 DEEP = 64  # components that lie in shared memory at a time, at most
+STATES = 24  # numbers of the states that a thread holds beside them, if it has more than two rows
 HELD = 64  # elements of tiles that a thread holds
 TILE = 256  # columns whose terms are added in float32
 LEAST_ROWS, LEAST_COLUMNS = 33, 32  # below, a block of rows and a tile of columns are mostly empty
@@ -38,7 +39,8 @@ def plan_contraction(program: Program, direct: Schedule) -> Schedule | None:
     depth = whole if whole <= DEEP else STEP
     for rows, columns in SHAPES if dim <= depth else (WIDE, *SHAPES):
         held = rows * columns // TEAM * len(found.contractions)
-        if held <= HELD and _fits(found, rows, columns, depth):
+        states = rows * len(program.components) * program.state_size
+        if held <= HELD and (rows == 2 or states <= STATES) and _fits(found, rows, columns, depth):
             return replace(
                 direct, scheme="contraction", rows=rows, block=THREADS, team=TEAM, tile=TILE, chunk=columns,
                 depth=depth, in_registers=True, polynomials=0,

@@ -13,6 +13,7 @@ import pytest
 from cuda.simt.device import Emulated, emulated
 from cuda.test_emitted_text_runs import computed
 from farfield_kernels import execute
+from farfield_kernels.emit import cuda_contraction
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
@@ -169,6 +170,18 @@ def test_hard_data_are_as_exact(data: str, kernel: str, device: Emulated) -> Non
     with np.errstate(all="ignore"):
         g = np.float32([0.5 / DIM])
         check(device, spec, [x, y, points(N, 1, 2), g], f"{kernel} of {data}")
+
+
+def test_a_centre_makes_guards_rare(device: Emulated) -> None:
+    """Points far from the origin need no pair computed directly: without any, they are as exact."""
+    x, y = DATA["offset"]
+    with mock.patch.object(cuda_contraction, "NEAR", -1e9):
+        plan_call.cache_clear()
+        try:
+            spec = Spec(KERNELS["root"], variables(DIM, "b = Vj(1)", "g = Pm(1)"))
+            check(device, spec, [x, y, points(N, 1, 2), np.float32([1])], "offset, unguarded")
+        finally:
+            plan_call.cache_clear()
 
 
 ATTENTION = Spec("(x|y)*g", variables(64, "v = Vj(4)", "g = Pm(1)"), "SumSoftMaxWeight", formula2="v")

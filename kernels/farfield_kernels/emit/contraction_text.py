@@ -37,11 +37,10 @@ static __device__ __forceinline__ i64 smaller(i64 a, i64 b) {{ return a < b ? a 
 static __device__ __forceinline__ T finite_or_zero(T x) {{ return x - x == K(0) ? x : K(0); }}
 {functions}
 // What a vector is multiplied with before it becomes halves, and the products afterwards: powers of two that make
-// its largest component 2^14 or more. A vector that is not finite becomes zeros, and its products NaN.
+// its largest component 2^14 or more. The halves of what is not finite are NaN or infinite, and its products NaN.
 struct Scale {{ float up, down; }};
 static __device__ __forceinline__ Scale scale_of(float most) {{
   const int exponent = __float_as_int(most) >> 23, own = exponent < 15 ? 15 : exponent;
-  if (!(most - most == 0)) return Scale{{0, __int_as_float(0x7fc00000)}};
   return Scale{{__int_as_float((268 - own) << 23), __int_as_float((own - 14) << 23)}};
 }}
 
@@ -57,7 +56,7 @@ static __device__ __forceinline__ float quad_most(float x) {{
 
 // A float as two halves, which have 22 of its 24 bits: `first` with 11 of them, and what is left.
 static __device__ __forceinline__ float first_half(float x) {{
-  return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff);
+  return __int_as_float((int)((__float_as_uint(x) + 0x1000u) & ~0x1fffu));
 }}
 
 typedef unsigned short Halves[2][PITCH];  // of one vector: first halves, and second ones
@@ -179,7 +178,7 @@ static __device__ __forceinline__ void halve{f}(const T *x{centre_argument}, int
 #pragma unroll
     for (int e = 0; e < 2; e++) {{
       const int k = k0 + q + e;
-      d[e] = k < {dim} && up != 0 ? (x[k]{minus_centre}) * up : 0;
+      d[e] = k < {dim} ? (x[k]{minus_centre}) * up : 0;
       h[e] = first_half(d[e]);
     }}
     *(unsigned *)&to[0][q] = half2_bits(h[0], h[1]);

@@ -64,11 +64,10 @@ static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 
 static __device__ __forceinline__ float fast_exp(float x) { return ex2_approx(x * 1.4426950408889634f); }
 
 // What a vector is multiplied with before it becomes halves, and the products afterwards: powers of two that make
-// its largest component 2^14 or more. A vector that is not finite becomes zeros, and its products NaN.
+// its largest component 2^14 or more. The halves of what is not finite are NaN or infinite, and its products NaN.
 struct Scale { float up, down; };
 static __device__ __forceinline__ Scale scale_of(float most) {
   const int exponent = __float_as_int(most) >> 23, own = exponent < 15 ? 15 : exponent;
-  if (!(most - most == 0)) return Scale{0, __int_as_float(0x7fc00000)};
   return Scale{__int_as_float((268 - own) << 23), __int_as_float((own - 14) << 23)};
 }
 
@@ -84,7 +83,7 @@ static __device__ __forceinline__ float quad_most(float x) {
 
 // A float as two halves, which have 22 of its 24 bits: `first` with 11 of them, and what is left.
 static __device__ __forceinline__ float first_half(float x) {
-  return __int_as_float((__float_as_int(x) + 0x1000) & ~0x1fff);
+  return __int_as_float((int)((__float_as_uint(x) + 0x1000u) & ~0x1fffu));
 }
 
 typedef unsigned short Halves[2][PITCH];  // of one vector: first halves, and second ones
@@ -110,7 +109,7 @@ static __device__ __forceinline__ void halve0(const T *x, int lane, int k0, floa
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int k = k0 + q + e;
-      d[e] = k < 64 && up != 0 ? (x[k]) * up : 0;
+      d[e] = k < 64 ? (x[k]) * up : 0;
       h[e] = first_half(d[e]);
     }
     *(unsigned *)&to[0][q] = half2_bits(h[0], h[1]);
