@@ -30,7 +30,9 @@ def chosen(work: Work, stage: Stage, limits: Limits | None) -> list[str]:
     separated = work.separated(stage)
     emitted = work.over_pairs(stage)
     way = "passes" if separated else "pairs"
-    if not separated and emitted.schedule.team > 1:
+    if not separated and emitted.schedule.scheme == "contraction":
+        way = "pairs, on tensor cores"
+    elif not separated and emitted.schedule.team > 1:
         way = f"pairs, {emitted.schedule.team} threads share the columns of a row"
     elif not separated and emitted.schedule.lanes == "columns":
         way = "pairs, several columns in a vector"

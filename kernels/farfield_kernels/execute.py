@@ -18,12 +18,13 @@ from .arguments import Sizes, numpy_dtype
 from .blocks import NumpyKernel
 from .build import import_cupy, numpy_reason
 from .expr import Array
-from .launch import CpuKernel, CudaKernel, Extent, Launch, multiprocessors, thread_count
+from .launch import CpuKernel, CudaKernel, Extent, Launch, capability, multiprocessors, thread_count
 from .lower import Output, Program
 from .operation import Vjp
 from .pace import Pace
 from .ranges import Ranges
 from .schedule import FEW_ROWS, MANY_COLUMNS, Device, Schedule, block_rows, for_sizes
+from .schedule_contraction import is_for
 from .separate import acceptable
 from .stages import Emitted, Plan, Separated, Stage
 
@@ -135,6 +136,8 @@ class Work:
         """The kernel that visits every pair."""
         rows, cols = self.lengths(stage.program)
         schedule = stage.emitted.schedule
+        if schedule.device == "cuda" and is_for(rows, cols, capability()) and stage.contraction:
+            return stage.by(stage.contraction)
         if schedule.device == "cuda" and self.pairs is None:
             return stage.by(for_sizes(stage.program, schedule, rows, cols, self.batches, multiprocessors()))
         is_few = rows <= FEW_ROWS and cols >= MANY_COLUMNS and self.pairs is None

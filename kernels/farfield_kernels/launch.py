@@ -30,6 +30,7 @@ SMALLEST_SHARED_WORK = 1_000_000
 ROUNDING = 1e-9  # of the work of a launch: that much more does not need another part
 TICKET_END = 2**62  # past every unit of work
 DEFAULT_MULTIPROCESSORS = 132  # of an H100 or H200, where there is no device to ask
+DEFAULT_CAPABILITY = 9  # of those too
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -303,6 +304,13 @@ def multiprocessors() -> int:
     if not cuda_device_count():
         return DEFAULT_MULTIPROCESSORS
     return int(import_cupy().cuda.Device().attributes["MultiProcessorCount"])
+
+
+def capability() -> int:
+    """The major number of the current CUDA device's compute capability; `DEFAULT_CAPABILITY` without one."""
+    if not cuda_device_count():
+        return DEFAULT_CAPABILITY
+    return int(import_cupy().cuda.Device().attributes["ComputeCapabilityMajor"])
 
 
 class CudaKernel:

@@ -19,6 +19,7 @@ from .operation import Operation, Spec, read
 from .reductions import COMPENSATED_SUM, REDUCTIONS, SUM
 from .rewrite import rewrite
 from .schedule import Device, Schedule, for_few_rows, plan
+from .schedule_contraction import plan_contraction
 from .separate import LEAST_PAIRS, Separation, separate
 from .terms import Term, expand
 
@@ -96,6 +97,11 @@ class Stage:
         """The kernel that is faster for few rows, if the reduction allows one."""
         schedule = for_few_rows(self.program, self.emitted.schedule)
         return self.by(schedule) if schedule else None
+
+    @functools.cached_property
+    def contraction(self) -> Schedule | None:
+        """The schedule on tensor cores, if there is one."""
+        return plan_contraction(self.program, self.emitted.schedule)
 
     @functools.cached_property
     def separated(self) -> Separated | None:

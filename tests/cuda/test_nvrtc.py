@@ -141,6 +141,28 @@ def test_rows_and_states_of_narrow_kernels_stay_in_registers(name: str, architec
             assert blocks == chosen.resident
 
 
+WIDE = {
+    **{f"gaussian of {dim} dims": Spec(WEIGHTED, narrow(dim, "b = Vj(1)", "g = Pm(1)")) for dim in (16, 64, 256)},
+    "gaussian gradient of 64 dims": Spec(WEIGHTED, narrow(64, "b = Vj(1)", "g = Pm(1)")).vjp((2,)),
+    "LogSumExp of 64 dims": Spec("(x|y)*g", narrow(64, "g = Pm(1)"), "LogSumExp"),
+    "softmax of 64 dims": Spec("x|y", narrow(64, "b = Vj(4)"), "SumSoftMaxWeight", formula2="b"),
+    "two products": Spec("Exp(-SqDist(x,y))*(u|v)", narrow(64, "u = Vi(32)", "v = Vj(32)")),
+}
+SPILLED = 96  # bytes: a few values of the rows, between tiles; arrays that are indexed there would be more
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES[1:])
+@pytest.mark.parametrize("name", WIDE)
+def test_elements_of_tiles_stay_in_registers(name: str, architecture: str, nvrtc: Compile) -> None:
+    """Kernels on tensor cores have room for the blocks that they plan with, and next to no local memory."""
+    (stage,) = plan_call(WIDE[name], "float32", "cuda").stages
+    chosen = stage.contraction
+    assert chosen is not None
+    taken = resources(nvrtc(stage.by(chosen).source, architecture), "farfield_reduce")
+    assert taken.local_bytes <= SPILLED, f"{chosen}: {taken}"
+    assert 65_536 // (chosen.block * taken.registers) >= chosen.resident
+
+
 CALLS = """
 extern "C" __global__ void calls(const float4 *x, float *y) {
   __shared__ __align__(16) float4 rows[32];

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import LimitError
 from ..lower import Program
 from ..schedule import Schedule
-from . import cpp, cuda
+from . import cpp, cuda, cuda_contraction
 
 MAX_SOURCE = 2 * 2**20  # bytes; a compiler takes minutes for less than half as many
 
@@ -16,7 +16,10 @@ def emit(program: Program, schedule: Schedule) -> str:
     Raises:
         LimitError: it is longer than `MAX_SOURCE`.
     """
-    source = cuda.emit(program, schedule) if schedule.device == "cuda" else cpp.emit(program, schedule)
+    if schedule.scheme == "contraction":
+        source = cuda_contraction.emit_contraction(program, schedule)
+    else:
+        source = cuda.emit(program, schedule) if schedule.device == "cuda" else cpp.emit(program, schedule)
     if len(source) > MAX_SOURCE:
         sentence = f"the source of the kernel has {len(source)} bytes, at most {MAX_SOURCE} are compiled"
         raise LimitError(sentence, field="formula", limit=MAX_SOURCE)

@@ -11,6 +11,8 @@ block that is no multiple of the team each thread is a team, so the same text al
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..expr import INDEX_SHIFT
 from ..lower import Program
 from ..schedule import Schedule
@@ -46,7 +48,7 @@ _POLYNOMIAL = f"""\
 
 def emit(program: Program, schedule: Schedule) -> str:
     """The CUDA source of one kernel."""
-    emitter = _Emitter(program, schedule)
+    emitter = Emitter(program, schedule)
     fold = emitter.fold()
     return CUDA.format(
         title=title(program),
@@ -62,7 +64,7 @@ def emit(program: Program, schedule: Schedule) -> str:
         components=len(program.components),
         slots=program.state_size,
         over_rows=int(program.over_rows),
-        functions=_functions(fold, schedule),
+        functions=helpers(fold, schedule),
         arguments=emitter.arguments(),
         out_arguments=emitter.out_arguments(),
         offsets=emitter.offsets(),
@@ -79,9 +81,9 @@ def emit(program: Program, schedule: Schedule) -> str:
     )
 
 
-def _functions(text: str, schedule: Schedule) -> str:
-    """Those that the loops call."""
-    called = functions(text)
+def helpers(text: str, schedule: Schedule, others: Iterable[str] = ()) -> str:
+    """The functions that loops call, and others."""
+    called = functions(text).union(others)
     own = _FINITE_WIDE if schedule.dtype == "float32" else ""
     if "fast_exp" in called:
         own, called = own + _FAST_EXP, called | {"ex2_approx"}
@@ -90,7 +92,7 @@ def _functions(text: str, schedule: Schedule) -> str:
     return intrinsics(called) + own
 
 
-class _Emitter(Pairs):
+class Emitter(Pairs):
     """Arguments, and what is computed of them once."""
 
     def __init__(self, program: Program, schedule: Schedule) -> None:

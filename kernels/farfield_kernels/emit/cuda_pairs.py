@@ -130,7 +130,8 @@ class Pairs(State):
         lines = [] if self.is_exact else self.new_lanes()
         return indent(lines + loops[self.program.reduction.scheme](), 6)
 
-    def _fold_loop(self) -> list[str]:
+    def fold_column(self) -> list[str]:
+        """Column `c`, taken into the lane states of all rows."""
         roots = [*self.program.components, *self.program.weights]
         body = self.column_values(below(self.program, roots))
         own = self.program.reduction.cuda_step if self.is_fast else ""
@@ -141,7 +142,10 @@ class Pairs(State):
                 step = [fill(own or self.program.reduction.step, names)]
                 lines += block("", [*step, *self.each_weight(str(o), r, self.weighted)])
             body += block("", lines)
-        return [self.unroll_columns(4), *block("for (int c = 0; c < count; c++)", body)]
+        return body
+
+    def _fold_loop(self) -> list[str]:
+        return [self.unroll_columns(4), *block("for (int c = 0; c < count; c++)", self.fold_column())]
 
     def _selection_loop(self) -> list[str]:
         """The columns that may be among the best are marked, at the cost of one comparison, then taken in.
@@ -185,19 +189,24 @@ class Pairs(State):
 
     def _shifted_loop(self) -> list[str]:
         """Whole chunks, then the columns that are left one by one."""
-        whole = block("for (; c0 + CHUNK <= count; c0 += CHUNK)", self._shifted_chunk("CHUNK"))
-        return ["int c0 = 0;", *whole, *block("for (; c0 < count; c0++)", self._shifted_chunk("1"))]
+        whole = block("for (; c0 + CHUNK <= count; c0 += CHUNK)", self.shifted_chunk("CHUNK"))
+        return ["int c0 = 0;", *whole, *block("for (; c0 < count; c0++)", self.shifted_chunk("1"))]
 
-    def _shifted_chunk(self, columns: str) -> list[str]:
+    def column_of_chunk(self, lines: list[str], missing: list[str]) -> list[str]:
+        """`lines` for column `u` of a chunk; `missing` are those for one that is not there."""
+        return ["const int c = c0 + u;", *lines]
+
+    def shifted_chunk(self, columns: str) -> list[str]:
         """Terms of a chunk stay in registers while their maximum is found; then each costs one exp.
 
         The sums of a chunk are made apart and then added: in two levels, rounding errors stay small.
         """
         inside = f"for (int u = 0; u < {columns}; u++)"
-        search = ["const int c = c0 + u;", *self.column_values(below(self.program, self.program.components))]
+        search, missing = self.column_values(below(self.program, self.program.components)), list[str]()
         for r in self.row_range:
             terms = [f"t[{o}][{r}][u] = {operand(self.program, value, r)};" for o, value in self.components]
             search += block("", [*self.computed(self.program.components, r), *terms])
+            missing += [f"t[{o}][{r}][u] = K(-INF);" for o, _ in self.components]
         (field,) = (field for field in self.fields if field.name != "m")
         name, entries = field.name, f"[{self.slots[field.name][1]}]" if field.each else ""
         shift = [
@@ -213,17 +222,17 @@ class Pairs(State):
         lines = [
             f"V t[COMPONENTS][ROWS][{columns}], h[COMPONENTS][ROWS], chunk[COMPONENTS][ROWS]{entries};",
             "#pragma unroll",
-            *block(inside, search),
+            *block(inside, self.column_of_chunk(search, missing)),
             *self.each(shift),
         ]
         if self.program.weights:
-            add = ["const int c = c0 + u;", *self.column_values(below(self.program, self.program.weights))]
+            add = self.column_values(below(self.program, self.program.weights))
             for r in self.row_range:
                 power = f"const V e = {self.exp}(t[0][{r}][u] - h[0][{r}]);"
                 add += block(
                     "", [*self.computed(self.program.weights, r), power, *self.each_weight("0", r, "chunk")]
                 )
-            lines += ["#pragma unroll", *block(inside, add)]
+            lines += ["#pragma unroll", *block(inside, self.column_of_chunk(add, []))]
         else:
             names = {name: "chunk[o][r]", "e": f"{self.exp}(t[o][r][u] - h[o][r])"}
             lines += self.each(["#pragma unroll", f"{inside} {fill(self.program.reduction.step_each, names)}"])

@@ -16,7 +16,7 @@ from farfield_kernels import engine, execute
 
 from .emulator import Argument, Order, Program, SimtError, build
 
-MULTIPROCESSORS = 8
+ATTRIBUTES = {"MultiProcessorCount": 8, "ComputeCapabilityMajor": 9}
 
 
 class Emulated(ModuleType):
@@ -34,7 +34,7 @@ class Emulated(ModuleType):
         self.sanitize = sanitize
         self.order: Order = "forward"
         self.cuda = SimpleNamespace(
-            Device=lambda: SimpleNamespace(id=0, attributes={"MultiProcessorCount": MULTIPROCESSORS}),
+            Device=lambda: SimpleNamespace(id=0, attributes=ATTRIBUTES),
             get_current_stream=Stream,
             Stream=Stream,
             runtime=SimpleNamespace(getDeviceCount=lambda: 1),

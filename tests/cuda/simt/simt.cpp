@@ -25,7 +25,8 @@ uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace simt {
 
-enum { STACK = 1 << 20, MAX_THREADS = 1024, MAX_SHARED = 227 << 10, MAX_STATIC = 48 << 10 };
+enum { STACK = 1 << 20, MAX_THREADS = 1024, MAX_SHARED = 227 << 10 };
+enum { MAX_STATIC = 2 * 48 << 10 };  // of both kernels of a text together: NVRTC holds each to its 48 KiB
 enum : long { FORWARD = 0, BACKWARD = -1 };  // any other order is a seed
 
 alignas(1024) char dynamic_shared[MAX_SHARED];
