@@ -53,6 +53,10 @@ def _fold_place(name: str, worst: float, *, ignore: bool) -> Fold:
     return fold
 
 
+def _is_equal(a: str, b: str) -> str:
+    return f"({a} == {b} || ({a} != {a} && {b} != {b}))"
+
+
 def _at_selected(pair: Pair) -> tuple[Expr, None]:
     return pair.cotangents[0] * pair.selected(pair.saved[0]), None
 
@@ -83,6 +87,10 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             "step": f"const auto w = {wins}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
             "is_exact": True,
             "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
+            "merge_pairs": (
+                f"if ($m2 {better} $m{or_first_nan2} || ({_is_equal('$m2', '$m')} && $k2 >= 0 && $k2 < $k)) "
+                "{ $m = $m2; $k = $k2; }"
+            ),
             "fold": _fold_place(name, worst, ignore=ignore),
         }
         both = Reduction(
@@ -230,6 +238,16 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
                 "for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
                 f"if ({beats}) "
                 "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
+            ),
+            # Terms of one list stay in its order: each has its place behind the one before.
+            "merge_pairs": (
+                "for (int u = 0, next = 0; u < $K && next < $K; u++) "
+                "{ const double t = $v2[u]; double x = t, place = $k2[u]; "
+                f"if (place < 0 || !({beats_last} || "
+                f"({_is_equal('t', '$v[$K - 1]')} && place < $k[$K - 1]))) break; "
+                "int at = $K; for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
+                f"if (q >= next && (at < q || {beats} || ({_is_equal('t', 'y')} && $k2[u] < before))) "
+                "{ at = at < q ? at : q; $v[q] = x; $k[q] = place; x = y; place = before; } } next = at + 1; }"
             ),
             "fold": _fold_best(worst, ignore=ignore),
         }
