@@ -42,7 +42,8 @@ COLUMN = 40  # instructions to load a column
 UNIT = 600  # instructions that a thread begins and ends with
 MERGED = 100  # what a number of a state costs that is merged later
 _SUMS = ("$a + $b", "$a - $b")
-_EXPS = {"exp($a)": 2, "exp2($a)": 1}  # instructions of each
+EXPS = {"exp($a)": 2, "exp2($a)": 1}
+"""Instructions of each."""
 
 
 def plan_cuda(program: Program, dtype: str, stored: tuple[str, ...], results: str) -> Schedule:
@@ -96,7 +97,7 @@ def meeting_bytes(program: Program) -> int:
 
 def with_polynomials(program: Program, schedule: Schedule) -> Schedule:
     """As many exps by polynomials as keep both units busy for the same time."""
-    exps = sum(program.values[n].code in _EXPS for n in program.at("pair"))
+    exps = sum(program.values[n].code in EXPS for n in program.at("pair"))
     if schedule.dtype != "float32" or program.reduction.scheme != "fold" or not exps:
         return replace(schedule, polynomials=0)
     spare = SPECIAL * exps - per_pair(program)
@@ -125,7 +126,7 @@ def per_pair(program: Program) -> int:
         if is_product and by and all(values[n].code in _SUMS for n in by) and not by & fused:
             fused |= by
         elif not (is_product and not by and is_sum and program.components.count(number) == 1):
-            total += _EXPS.get(code, CALLED if "(" in code or "/" in code else 1)
+            total += EXPS.get(code, CALLED if "(" in code or "/" in code else 1)
     steps = len(program.components) + 2 * len(program.weights)
     return total + steps * (3 if program.reduction.scheme == "shifted sum" else 1)
 
