@@ -9,6 +9,7 @@
 #             BENCH_ARGS="--sections drawn --seed 7" says which, benchmarks/cpu.py --help lists them
 # make bench-peers   pykeops, torch and JAX, which the benchmarks compare with, in a virtual environment of their own
 # make bench-faults   how the server fares under faults: memory, recovery, and healthy clients beside slow ones
+# make bench-gpu   on a machine with a GPU: the CUDA engine against the peers, in a virtual environment of its own
 # make bench-agreement   some 490 formulas by Farfield and by pykeops: every difference with its reason
 # make clean  forget the virtual environment
 
@@ -21,7 +22,7 @@ PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test soak check docs fuzz bench bench-agreement bench-faults bench-peers clean
+.PHONY: demo test soak check docs fuzz bench bench-agreement bench-faults bench-gpu bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/farfield demo examples/sum_reduction.py
@@ -57,10 +58,14 @@ bench-agreement: $(VENV)/.dev bench-peers
 bench-faults: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python benchmarks/fault_figures.py $(BENCH_ARGS)
 
+bench-gpu: $(VENV)-gpu/.peers
+	$(VENV)-gpu/bin/python benchmarks/gpu.py --check --peers ""
+	$(VENV)-gpu/bin/python benchmarks/gpu.py $(BENCH_ARGS)
+
 bench-peers: $(VENV)-peers/.peers
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-gpu
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -78,4 +83,9 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 $(VENV)-peers/.peers: benchmarks/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers/requirements.txt
+	@touch $@
+
+$(VENV)-gpu/.peers: pyproject.toml benchmarks/peers/gpu-requirements.txt
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[server,cuda13]" -r benchmarks/peers/gpu-requirements.txt
 	@touch $@

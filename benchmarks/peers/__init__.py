@@ -20,8 +20,8 @@ class Peer:
 
     Args:
         name: in flags, tables and results.
-        module, function: `function(workload)` gives a function without arguments that computes the workload, or
-            None where this way does not apply.
+        module, function: `function(workload, device)` gives a function without arguments that computes the
+            workload on `cpu` or `cuda`, or None where this way does not apply.
         doc: what it is.
         call_limit_s: a call that takes longer ends the comparison on that workload.
     """
@@ -32,10 +32,12 @@ class Peer:
     doc: str
     call_limit_s: float = 8.0
 
-    def prepare(self, workload: Any) -> Compute | None:
-        """In the peer's process alone: how it computes a workload."""
-        prepare: Callable[[Any], Compute | None] = getattr(importlib.import_module(self.module), self.function)
-        return prepare(workload)
+    def prepare(self, workload: Any, device: str = "cpu") -> Compute | None:
+        """Where the peer is installed: how it computes a workload."""
+        prepare: Callable[[Any, str], Compute | None] = getattr(
+            importlib.import_module(self.module), self.function
+        )
+        return prepare(workload, device)
 
 
 KEOPS = Peer("pykeops", "peers.by_keops", "genred", "pykeops.torch.Genred, as it is installed", 60.0)

@@ -24,6 +24,9 @@ PRODUCTS = (16 * MB, 4 * MB)
 """Sizes of a block's largest array that are tried: of 1 MB to all rows, these were the fastest.
 That of a block by broadcasting is never made where a compiler fuses it."""
 
+ON_DEVICE = (1024 * MB,)
+"""That on a device with much memory and no cache worth a block: few launches."""
+
 TUNING_S = 6.0  # after which no further block size is tried
 
 

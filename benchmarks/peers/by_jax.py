@@ -15,6 +15,7 @@ from workloads import Workload
 from . import Compute
 from .blocks import (
     FUSING,
+    ON_DEVICE,
     PRODUCTS,
     Block,
     Library,
@@ -45,22 +46,23 @@ BROADCAST = Library(
 MATMUL = replace(BROADCAST, closeness=_closeness_by_product, products=lambda x, y: x @ y.T, weighted=jnp.matmul)
 
 
-def broadcast(workload: Workload) -> Compute | None:
+def broadcast(workload: Workload, device: str) -> Compute | None:
     """Each pair's components are fused into the loop that sums them, where XLA can."""
-    return _blockwise(workload, BROADCAST, FUSING)
+    return _blockwise(workload, BROADCAST, FUSING, device)
 
 
-def matmul(workload: Workload) -> Compute | None:
+def matmul(workload: Workload, device: str) -> Compute | None:
     """|x|^2 + |y|^2 - 2 x.y, or x.y, by a matrix product."""
-    return _blockwise(workload, MATMUL, PRODUCTS)
+    return _blockwise(workload, MATMUL, PRODUCTS, device)
 
 
-def _blockwise(workload: Workload, lib: Library, sizes: Sequence[int]) -> Compute | None:
+def _blockwise(workload: Workload, lib: Library, sizes: Sequence[int], device: str) -> Compute | None:
     block = block_of(workload, lib)
     if block is None or (lib is MATMUL and not uses_products(workload)):
         return None
-    arrays = [jnp.asarray(array) for array in workload.arrays()]
-    found = block_rows(workload, sizes, broadcast=lib is not MATMUL)
+    with jax.default_device(jax.devices(device)[0]):
+        arrays = [jnp.asarray(array) for array in workload.arrays()]
+    found = block_rows(workload, sizes if device == "cpu" else ON_DEVICE, broadcast=lib is not MATMUL)
     return fastest([(lambda rows=rows: _jitted(workload, block, rows, arrays)) for rows in found])
 
 

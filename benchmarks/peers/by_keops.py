@@ -1,4 +1,4 @@
-"""A workload -> pykeops's routine for it, on the CPU."""
+"""A workload -> pykeops's routine for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from . import Compute
 from .by_torch import call
 
 
-def genred(workload: Workload) -> Compute:
+def genred(workload: Workload, device: str) -> Compute:
     """The same words that ours takes."""
     routine = Genred(workload.formula, list(workload.aliases), **workload.words)
-    return call(workload, lambda *tensors: routine(*tensors, backend="CPU"))
+    backend = "CPU" if device == "cpu" else "GPU"
+    return call(workload, lambda *tensors: routine(*tensors, backend=backend), device)

@@ -106,7 +106,7 @@ def cost(program: Program, schedule: Schedule, rows: int, cols: int, batches: in
     return Cost(
         schedule.dtype,
         tuple(_phases(program, schedule, times)),
-        _moved_bytes(program, schedule, rows, cols) * batches,
+        moved_bytes(program, schedule, rows, cols) * batches,
         max(1, min(threads, blocks * splits * batches)),
     )
 
@@ -127,8 +127,8 @@ def register_tile() -> tuple[int, int]:
     return TILE_AVX512 if "avx512f" in processor() else TILE
 
 
-def _moved_bytes(program: Program, schedule: Schedule, rows: int, cols: int) -> int:
-    """Of the arguments and results of one element of a batch."""
+def moved_bytes(program: Program, schedule: Schedule, rows: int, cols: int) -> int:
+    """Bytes of the arguments and results of one element of a batch."""
     lengths = {"row": rows, "col": cols}
     of = {value.argument: value.level for value in program.values if value.position is not None}
     read = sum(

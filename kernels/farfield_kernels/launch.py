@@ -31,6 +31,7 @@ ROUNDING = 1e-9  # of the work of a launch: that much more does not need another
 TICKET_END = 2**62  # past every unit of work
 DEFAULT_MULTIPROCESSORS = 132  # of an H100 or H200, where there is no device to ask
 DEFAULT_CAPABILITY = 9  # of those too
+STATES = 2048  # of rows, merged by one block of a device: 16 by each thread, one after the other
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -339,12 +340,17 @@ class CudaLaunch(Launch):
         self.splits = split(kernel.schedule, rows, cols, batches, workers) if is_split else 1
         self.row_blocks = extent.row_blocks(kernel.schedule)
         super().__init__(kernel, extent, batches * self.row_blocks * self.splits, workers)
+        # States of an element of the batch where both axes are reduced: of all units, and after each merging.
+        self.states = [self.row_blocks * self.splits * (kernel.schedule.block // kernel.schedule.mergers)]
+        while self.states[-1] > STATES:
+            self.states.append(-(-self.states[-1] // STATES))
 
     def memory(self) -> tuple[Any, list[Any]]:
         """Partial states, and the tables on the device."""
         extent, kernel, null = self.extent, self.kernel, np.uintp(0)
         is_merged = self.splits > 1 or kernel.program.over_rows
-        size = extent.batches * self.splits * kernel.state * extent.rows if is_merged else 1
+        states = sum(self.states) if kernel.program.over_rows else self.splits * extent.rows
+        size = extent.batches * kernel.state * states if is_merged else 1
         tables = (extent.blocks, extent.ranges, extent.offsets)
         on_device = [null if table is None else self.cupy.asarray(table) for table in tables]
         return self.cupy.empty(size, dtype="float64"), on_device
@@ -362,7 +368,16 @@ class CudaLaunch(Launch):
         if end > first:
             walk = (*sizes, np.int64(first), np.int64(self.row_blocks), *tables)
             kernel.reduce((end - first,), (block,), (*walk, *read, *outputs, partial))
-        if end == self.units and (self.splits > 1 or over_rows):
-            blocks = batches if over_rows else -(-batches * rows * kernel.schedule.mergers // block)
-            ends = (np.int64(batches), np.int64(extent.terms if over_rows else cols))
-            kernel.merge((blocks,), (block,), (*sizes, *ends, *outputs, partial))
+        if end == self.units and over_rows:
+            self._merge_rows(outputs, partial)
+        elif end == self.units and self.splits > 1:
+            blocks = -(-batches * rows * kernel.schedule.mergers // block)
+            kernel.merge((blocks,), (block,), (*sizes, np.int64(batches), np.int64(cols), *outputs, partial))
+
+    def _merge_rows(self, outputs: Sequence[Any], partial: Any) -> None:
+        """Merge what blocks left, until each element of the batch has one state."""
+        kernel, batches = self.kernel, self.extent.batches
+        for states, left in zip(self.states, (*self.states[1:], 1), strict=True):
+            sizes = (np.int64(size) for size in (states, self.extent.cols, left, batches, self.extent.terms))
+            kernel.merge((batches * left,), (kernel.schedule.mergers,), (*sizes, *outputs, partial))
+            partial = partial[batches * kernel.state * states :]

@@ -162,7 +162,10 @@ def _partial_bytes(emitted: Emitted, sizes: Sizes) -> int:
     splits = split(schedule, rows, cols, batches, MULTIPROCESSORS)
     if splits == 1 and not program.over_rows:
         return 0
-    return batches * splits * rows * program.state_size * len(program.components) * 8
+    states = splits * rows
+    if program.over_rows and schedule.device == "cuda":  # of threads that merge theirs
+        states = -(-rows // block_rows(schedule)) * splits * (schedule.block // schedule.mergers)
+    return batches * states * program.state_size * len(program.components) * 8
 
 
 # ---- time ----------------------------------------------------------------------------------------------------

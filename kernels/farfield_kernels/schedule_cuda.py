@@ -25,7 +25,8 @@ MAX_REGISTERS = 112  # where more rows are needed, lest shared memory is slower 
 RESIDENT = {40: 5, 48: 4, 96: 3}  # values held up to which a multiprocessor has registers for so many blocks
 MAX_HELD = 200  # beyond, they live in memory
 MAX_PAIRS = 600  # values of pairs of all rows of a thread in the text
-MERGERS = 32  # threads that merge the splits of a row
+WARP = 32  # threads
+MERGERS = WARP  # threads that merge the splits of a row
 LEAST_COLUMNS = 64  # of a part; below, what a block begins and ends with costs more than its pairs
 BLOCKS = 2  # of threads that a multiprocessor should have
 ROUNDS = (2, 3, 4, 6, 8)  # of them: more where fewer would leave some multiprocessors idle at the end
@@ -41,7 +42,8 @@ COLUMN = 40  # instructions to load a column
 UNIT = 600  # instructions that a thread begins and ends with
 MERGED = 100  # what a number of a state costs that is merged later
 _SUMS = ("$a + $b", "$a - $b")
-_EXPS = {"exp($a)": 2, "exp2($a)": 1}  # instructions of each
+EXPS = {"exp($a)": 2, "exp2($a)": 1}
+"""Instructions of each."""
 
 
 def plan_cuda(program: Program, dtype: str, stored: tuple[str, ...], results: str) -> Schedule:
@@ -73,18 +75,29 @@ def plan_cuda(program: Program, dtype: str, stored: tuple[str, ...], results: st
         tile //= 2
     if width + 16 > SHARED_BYTES:
         raise LimitError(f"{width} bytes per column do not fit the device's shared memory", limit=SHARED_BYTES)
-    is_merged = program.state_size * THREADS * 8 <= SHARED_BYTES
     schedule = Schedule(
         "cuda", dtype, rows, THREADS, tile, min(tile, chunk), held <= MAX_HELD, "rows", stored, results,
         resident=next((count for most, count in RESIDENT.items() if rows * words * (held + briefly) <= most), 1),
-        mergers=MERGERS if is_merged else 1,
+        mergers=_mergers(program, tile * (width + 3 * SIZE[dtype])),
     )  # fmt: skip
     return with_polynomials(program, schedule)
 
 
+def _mergers(program: Program, tile_bytes: int) -> int:
+    """Threads whose states shared memory has room for: of rows, each warp has one there, else each thread."""
+    if program.over_rows:
+        return THREADS if tile_bytes + meeting_bytes(program) <= SHARED_BYTES else WARP
+    return MERGERS if meeting_bytes(program) <= SHARED_BYTES else 1
+
+
+def meeting_bytes(program: Program) -> int:
+    """Of the states that meet in shared memory: of warps where both axes are reduced, else of threads."""
+    return program.state_size * 8 * (THREADS // WARP if program.over_rows else THREADS)
+
+
 def with_polynomials(program: Program, schedule: Schedule) -> Schedule:
     """As many exps by polynomials as keep both units busy for the same time."""
-    exps = sum(program.values[n].code in _EXPS for n in program.at("pair"))
+    exps = sum(program.values[n].code in EXPS for n in program.at("pair"))
     if schedule.dtype != "float32" or program.reduction.scheme != "fold" or not exps:
         return replace(schedule, polynomials=0)
     spare = SPECIAL * exps - per_pair(program)
@@ -113,7 +126,7 @@ def per_pair(program: Program) -> int:
         if is_product and by and all(values[n].code in _SUMS for n in by) and not by & fused:
             fused |= by
         elif not (is_product and not by and is_sum and program.components.count(number) == 1):
-            total += _EXPS.get(code, CALLED if "(" in code or "/" in code else 1)
+            total += EXPS.get(code, CALLED if "(" in code or "/" in code else 1)
     steps = len(program.components) + 2 * len(program.weights)
     return total + steps * (3 if program.reduction.scheme == "shifted sum" else 1)
 
@@ -151,7 +164,7 @@ def own_rows(schedule: Schedule) -> int:
 def with_team(program: Program, schedule: Schedule, team: int) -> Schedule:
     """The schedule with rows shared by so many threads, if shared memory has room for their states."""
     tile = schedule.tile
-    meeting = program.state_size * THREADS * 8
+    meeting = meeting_bytes(program)
     width = (len(program.kept("col")) + 3) * SIZE[schedule.dtype]
     if team > 1:
         tile = TEAM_TILE
@@ -172,7 +185,8 @@ def time(program: Program, schedule: Schedule, rows: int, cols: int, batches: in
     pair = row_blocks * threads * cols * column
     begun = row_blocks * splits * (UNIT * schedule.block)
     state = len(program.components) * program.state_size
-    merged = MERGED * rows * batches * splits * state if splits > 1 else 0
+    merged = MERGED * splits * state * (row_blocks if program.over_rows else rows * batches)
+    merged = merged if splits > 1 else 0
     return (pair + row_blocks * cols * COLUMN + begun + merged) * idle(row_blocks * splits, multiprocessors)
 
 

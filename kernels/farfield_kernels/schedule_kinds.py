@@ -26,7 +26,8 @@ class Schedule:
         scheme: how pairs are computed: `direct` is one by one, `contraction` as products of matrices (cuda).
         team: threads that share the columns of their rows (cuda).
         resident: blocks of threads that a multiprocessor has registers for: what the compiler may use (cuda).
-        mergers: threads that merge what splits of the columns left of a row (cuda).
+        mergers: threads that merge what splits of the columns left of a row, or whose states become one before
+            they are written, where both axes are reduced (cuda).
         polynomials: of the exps of a column, for all rows of a thread, those that are polynomials (cuda).
         depth: components of a contraction that lie in shared memory at a time (cuda).
     """

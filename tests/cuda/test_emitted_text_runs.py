@@ -139,7 +139,9 @@ def test_schedules(block: int, rows: int, tile: int, chunk: int, device: Emulate
     """Any number of threads, rows per thread, columns per tile and per chunk, with gradients and merges."""
 
     def planned(*words: Any, **options: Any) -> Schedule:
-        return replace(plan(*words, **options), block=block, rows=rows, tile=tile, chunk=chunk)
+        own = plan(*words, **options)
+        mergers = block if own.mergers == own.block else own.mergers
+        return replace(own, block=block, rows=rows, tile=tile, chunk=chunk, mergers=mergers)
 
     plan = stages.plan
     with mock.patch.object(stages, "plan", planned):

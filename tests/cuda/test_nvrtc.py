@@ -120,6 +120,8 @@ NARROW = {
     "gaussian of 16 weights": Spec(WEIGHTED, narrow(3, "b = Vj(16)", "g = Pm(1)")),
     "LogSumExp": Spec("-SqDist(x,y)", narrow(3), "LogSumExp"),
     "softmax": Spec("-SqDist(x,y)", narrow(3, "b = Vj(8)"), "SumSoftMaxWeight", formula2="b"),
+    "LogSumExp over both axes": Spec("-SqDist(x,y)", narrow(3), "LogSumExp", None),
+    "KMin over both axes": Spec("SqDist(x,y)", narrow(10), "KMin_ArgKMin", None, opt_arg=10),
     "Max": Spec("x|y", narrow(3), "Max"),
     "ArgMin": Spec("SqDist(x,y)", narrow(10), "ArgMin"),
     "KMin": Spec("SqDist(x,y)", narrow(10), "KMin", opt_arg=10),

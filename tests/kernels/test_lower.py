@@ -120,6 +120,7 @@ GOLDEN_SPECS = {
     "seed_gradients": SEED.vjp((0, 1, 2, 3)),
     "gaussian_logsumexp": Spec("-SqDist(x,y)*g", ("x = Vi(2)", "y = Vj(2)", "g = Pm(1)"), "LogSumExp"),
     "dot_max_argmax": Spec("x|y", ("x = Vi(2)", "y = Vj(2)"), "Max_ArgMax"),
+    "both_axes": Spec("SqDist(x,y)", ("x = Vi(2)", "y = Vj(2)"), "Min_ArgMin", None),
     "wide": Spec("Exp(-SqDist(x,y))*b", ("x = Vi(12)", "y = Vj(12)", "b = Vj(10)")),
 }
 

@@ -27,7 +27,6 @@ typedef int I;
 #define COL_SLOTS {col_slots}
 #define COMPONENTS {components}
 #define SLOTS {slots}
-#define OVER_ROWS {over_rows}
 #define QUADS (THREADS / TEAM)
 #define SAMPLE 16
 

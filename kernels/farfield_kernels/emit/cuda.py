@@ -2,11 +2,13 @@
 
     farfield_reduce   one block of threads per unit of work
     farfield_merge    a team of threads per row, if the columns were split: merges the splits' wide states and
-                      finishes; one block per batch element, if both axes are reduced
+                      finishes; if both axes are reduced, blocks of threads per batch element, until one state is
+                      left of it
 
 Where rows are few, the threads of a *team* share them: each takes a part of the columns, one after the other in
 their order, and their states are merged in that order. Strides over threads are written with `blockDim`; in a
-block that is no multiple of the team each thread is a team, so the same text also runs with one thread per block.
+block that is no multiple of the team each thread is a team. Where both axes are reduced, rows are merged by whole
+warps.
 """
 
 from __future__ import annotations
@@ -63,7 +65,6 @@ def emit(program: Program, schedule: Schedule) -> str:
         col_slots=emitter.slots_of_column,
         components=len(program.components),
         slots=program.state_size,
-        over_rows=int(program.over_rows),
         functions=helpers(fold, schedule),
         arguments=emitter.arguments(),
         out_arguments=emitter.out_arguments(),

@@ -51,7 +51,6 @@ def emit_contraction(program: Program, schedule: Schedule) -> str:
         col_slots=emitter.slots_of_column,
         components=len(program.components),
         slots=program.state_size,
-        over_rows=int(program.over_rows),
         functions=helpers(fold, schedule, CALLED),
         of_contractions="".join(emitter.functions_of(f, one) for f, one in enumerate(found.contractions)),
         arguments=emitter.arguments(),
@@ -113,10 +112,9 @@ class _Contraction(Emitter):
                 lines.append(f"__shared__ float y_norm{f}[CHUNK], centre{f}[{one.dim}];")
         return indent(lines, 2)
 
-    @staticmethod
-    def meeting_place(threads: int) -> list[str]:
+    def meeting_place(self, states: str) -> list[str]:
         """See `State`; after the last tile, the memory of the rows is free."""
-        return ["f64 (*const meeting)[THREADS] = (f64 (*)[THREADS])of_rows;"]
+        return [f"f64 (*const meeting)[{states}] = (f64 (*)[{states}])of_rows;"]
 
     # -- vectors
 

@@ -1,8 +1,8 @@
-"""The second kernel: states of split columns, and of rows where both axes are reduced, become results."""
+"""The second kernel: states of split columns, or of blocks where both axes are reduced, become results."""
 
 from __future__ import annotations
 
-from .cuda_state import State
+from .cuda_state import OF_SPLIT, State
 from .statements import block, indent
 
 
@@ -13,29 +13,24 @@ class Merge(State):
         """All of it."""
         return indent(self._over_rows() if self.program.over_rows else self._splits(), 2)
 
-    def _partial(self, split: str, *, flat: bool = False) -> list[str]:
-        """Read one partial state into `l_...`; `flat` makes column numbers those of pairs."""
-        read = {}
-        for field in self.fields:
-            place = self.partial("batch", split, field)
-            numbered = f"{place} < 0 ? -1 : f64(row) * f64(cols) + {place}"
-            read[field.name] = numbered if flat and field.kind == "column" else place
-        return self.later(read)
+    def _taken_in(self, group: str) -> list[str]:
+        """Read one state, and merge it."""
+        read = {field.name: self.place(field, "partial", group, "rows", "row") for field in self.fields}
+        return [*self.later(read), self.merge("w_{}")]
 
     def _splits(self) -> list[str]:
         """A team of threads has a row: each merges some of its splits, in order; then they meet."""
         names = {field.name: f"w_{field.name}" for field in self.fields}
+        is_team = self.schedule.mergers > 1
         body = [
             *self.declare("f64", "w_", ""),
             *self.identities("w_{}"),
-            *block(
-                "for (i64 split = first; split < last; split++)", [*self._partial("split"), self.merge("w_{}")]
-            ),
-            *(self.meet("w_{}") if self.schedule.mergers > 1 else []),
+            *block("for (i64 split = first; split < last; split++)", self._taken_in(OF_SPLIT)),
+            *(self.meet("w_{}") if is_team else []),
             *block("if (lane == 0 && at_row < batches * rows)", self.finish_one(names)),
         ]
         return [
-            *self.meeting_place(self.schedule.mergers),
+            *(self.meeting_place("THREADS") if is_team else []),
             "const int team = blockDim.x % MERGERS ? 1 : MERGERS, lane = threadIdx.x % team;",
             "const i64 at_row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / team;",
             "const i64 batch = at_row / rows, row = at_row % rows, run = (splits + team - 1) / team;",
@@ -45,29 +40,23 @@ class Merge(State):
         ]
 
     def _over_rows(self) -> list[str]:
-        """One batch element: each thread merges a run of rows, then one of them the runs."""
-        begin = [*self.declare("f64", "w_", ""), *self.identities("w_{}")]
+        """One of `splits` blocks merges some of the `rows` states of a batch element.
+
+        If they are more than one, what they leave lies behind what they read, to be merged in the same way.
+        """
         names = {field.name: f"w_{field.name}" for field in self.fields}
-        keep = [
-            self.each_entry(field, f"{self.partial('batch', '(i64)0', field)} = w_{field.name}{{}};")
-            for field in self.fields
+        body = [
+            *self.declare("f64", "w_", ""),
+            *self.identities("w_{}"),
+            *block("for (i64 row = first; row < rows; row += splits * MERGERS)", self._taken_in("batch")),
+            *self.meet_rows("w_{}"),
+            *block("if (threadIdx.x == 0 && splits == 1)", self.finish_one(names)),
+            *block("else if (threadIdx.x == 0)", self.put("w_{}", "left", "batch", "splits", "split")),
         ]
-        each_split = block(
-            "for (i64 split = 0; split < splits; split++)",
-            [*self._partial("split", flat=True), self.merge("w_{}")],
-        )
-        runs = [
-            *begin,
-            *block("for (i64 row = first; row < last; row++)", each_split),
-            *block("if (first < rows)", ["const i64 row = first;", *keep]),
-        ]
-        merge = [*self._partial("(i64)0"), self.merge("w_{}")]
-        whole = [*begin, *block("for (i64 row = 0; row < rows; row += run)", merge), *self.finish_one(names)]
         return [
-            "const i64 batch = blockIdx.x, at_row = batch;",
-            "const i64 run = (rows + blockDim.x - 1) / blockDim.x;",
-            "const i64 first = threadIdx.x * run, last = smaller(rows, first + run);",
-            *block("for (int o = 0; o < COMPONENTS; o++)", runs),
-            "__syncthreads();",
-            *block("if (threadIdx.x == 0) for (int o = 0; o < COMPONENTS; o++)", whole),
+            *self.meeting_of_rows(),
+            "const i64 batch = blockIdx.x / splits, split = blockIdx.x % splits, at_row = batch;",
+            "const i64 first = split * MERGERS + threadIdx.x;",
+            "f64 *const left = partial + batches * COMPONENTS * SLOTS * rows;",
+            *block("for (int o = 0; o < COMPONENTS; o++)", body),
         ]

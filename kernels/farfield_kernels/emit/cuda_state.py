@@ -1,7 +1,8 @@
 """The state of a CUDA thread: arrays over components and rows, merged into doubles, and written.
 
 Lane states are in the kernel's type, wide ones in doubles. Where merging rounds nothing, a thread has one lane
-state for all its columns, which becomes wide at the end; else it is merged after each tile.
+state for all its columns, which becomes wide at the end; else it is merged after each tile. Where both axes are
+reduced, the states of a block become one before they are written.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 from ..lower import Output, Program
 from ..reductions import Field
 from ..schedule import Schedule
+from ..schedule_cuda import WARP
 from .statements import block, fill, finish, indent, sizes, slots
+
+OF_SPLIT = "(batch * splits + split)"
 
 
 class State:
@@ -88,7 +92,9 @@ class State:
         """The reduction's merge of the state `l_...` into that whose C text is `earlier`."""
         names = {field.name: earlier.format(field.name) for field in self.fields}
         later = {f"{field.name}2": f"l_{field.name}" for field in self.fields}
-        return fill(self.program.reduction.merge, sizes(self.program) | names | later)
+        reduction = self.program.reduction
+        text = (self.program.over_rows and reduction.merge_pairs) or reduction.merge
+        return fill(text, sizes(self.program) | names | later)
 
     def later(self, read: dict[str, str]) -> list[str]:
         """A state called `l_...`; `read` is the C text of each field, with the entry left open."""
@@ -112,22 +118,82 @@ class State:
         if self.is_exact:
             wide = [self.each_entry(f, f"w_{f.name}[o][r]{{0}} = {self.widened(f)};") for f in self.fields]
             lines = [*self.declare("f64", "w_", "[COMPONENTS][ROWS]"), *self.each(wide)]
-        if self.schedule.team > 1:
-            lines += [*self.meeting_place(self.schedule.team), *self.each(self.meet("w_{}[o][r]"))]
+        if self.program.over_rows:
+            lines += [
+                *self.each(self._of_thread()),
+                *self.meeting_of_rows(),
+                *self.each_component(self.meet_rows("w_{}[o][0]")),
+            ]
+        elif self.schedule.team > 1:
+            lines += [*self.meeting_place("THREADS"), *self.each(self.meet("w_{}[o][r]"))]
         return indent(lines, 2)
 
-    @staticmethod
-    def meeting_place(threads: int) -> list[str]:
-        """Shared memory for a state of each thread, if so many of them meet."""
-        return ["__shared__ f64 meeting[SLOTS][THREADS];"] if threads > 1 else []
+    def each_component(self, body: list[str]) -> list[str]:
+        """A loop over components."""
+        return [self.unroll, *block("for (int o = 0; o < COMPONENTS; o++)", body)]
+
+    def meeting_place(self, states: str) -> list[str]:
+        """Shared memory for so many states of a component."""
+        return [f"__shared__ f64 meeting[SLOTS][{states}];"]
+
+    def meeting_of_rows(self) -> list[str]:
+        """Shared memory for the states of warps, if more than one meet."""
+        return self.meeting_place("MERGERS / 32") if self.schedule.mergers > WARP else []
+
+    def _of_thread(self) -> list[str]:
+        """The states of a thread's rows become one; places are then numbers of pairs."""
+        of_row = {field.name: f"w_{field.name}[o][r]{{0}}" for field in self.fields}
+        numbered = [
+            self.each_entry(f, f"if ({of_row[f.name]} >= 0) {of_row[f.name]} += f64(row) * f64(cols);")
+            for f in self.fields
+            if f.kind == "column"
+        ]
+        return [
+            "const i64 row = row_begin + own + r * own_rows;",
+            *block("if (row >= row_end)", self.identities("w_{}[o][r]")),
+            *numbered,
+            *block("if (r > 0)", [*self.later(of_row), self.merge("w_{}[o][0]")]),
+        ]
+
+    def meet_rows(self, wide: str) -> list[str]:
+        """Merge the states of `MERGERS` threads, always in the same order: the first of them then has them all."""
+        of_lane = {
+            field.name: f"__shfl_down_sync(0xffffffffu, {wide.format(field.name)}{{0}}, step)"
+            for field in self.fields
+        }
+        lines = [
+            "#pragma unroll 1",
+            *block("for (int step = 16; step > 0; step /= 2)", [*self.later(of_lane), self.merge(wide)]),
+        ]
+        if self.schedule.mergers == WARP:
+            return lines
+        put = [
+            self.each_entry(field, f"{self.met(field, 'threadIdx.x / 32')} = {wide.format(field.name)}{{0}};")
+            for field in self.fields
+        ]
+        get = self.later({field.name: self.met(field, "warp") for field in self.fields})
+        return [
+            *lines,
+            "__syncthreads();",
+            *block("if (threadIdx.x % 32 == 0)", put),
+            "__syncthreads();",
+            *block(
+                "for (int warp = 1; threadIdx.x == 0 && warp < MERGERS / 32; warp++)", [*get, self.merge(wide)]
+            ),
+        ]
+
+    def met(self, field: Field, place: str) -> str:
+        """Where in shared memory a state is."""
+        slot = f"{self.slots[field.name][0]}" + (" + q" if field.each else "")
+        return f"meeting[{slot}][{place}]"
 
     def meet(self, wide: str) -> list[str]:
         """Merge the states of a team, in the order of its lanes; `wide` is the C text of a field."""
         put = [
-            self.each_entry(field, f"{self.meeting(field, '0')} = {wide.format(field.name)}{{0}};")
+            self.each_entry(field, f"{self.met(field, 'threadIdx.x')} = {wide.format(field.name)}{{0}};")
             for field in self.fields
         ]
-        get = self.later({field.name: self.meeting(field, "step") for field in self.fields})
+        get = self.later({field.name: self.met(field, "threadIdx.x + step") for field in self.fields})
         return [
             "__syncthreads();",
             *put,
@@ -139,35 +205,47 @@ class State:
             "}",
         ]
 
-    def meeting(self, field: Field, step: str) -> str:
-        """Where a thread's state is, or that of the one `step` lanes further on."""
-        slot = f"{self.slots[field.name][0]}" + (" + q" if field.each else "")
-        return f"meeting[{slot}][threadIdx.x + {step}]"
-
     # -- writing
 
-    def partial(self, batch: str, split: str, field: Field) -> str:
-        """Where a state lies in memory that is merged later."""
+    def place(self, field: Field, memory: str, group: str, states: str, state: str) -> str:
+        """Where in memory the state of component `o` is that has number `state` of `states`."""
         slot = f"{self.slots[field.name][0]}" + (" + q" if field.each else "")
-        return f"partial[((({batch} * splits + {split}) * COMPONENTS + o) * SLOTS + {slot}) * rows + row]"
+        return f"{memory}[(({group} * COMPONENTS + o) * SLOTS + {slot}) * {states} + {state}]"
+
+    def put(self, wide: str, memory: str, group: str, states: str, state: str) -> list[str]:
+        """Write the state of component `o` there; `wide` is the C text of a field."""
+        return [
+            self.each_entry(f, f"{self.place(f, memory, group, states, state)} = {wide.format(f.name)}{{}};")
+            for f in self.fields
+        ]
 
     def store(self) -> str:
         """Results, or states that are merged later."""
+        if self.program.over_rows:
+            return indent(self._store_rows(), 2)
         lines = []
         for r in self.row_range:
             names = {field.name: f"w_{field.name}[o][{r}]" for field in self.fields}
             whole = ["const i64 at_row = batch * rows + row;", *self.finish(names)]
-            parts = [
-                self.each_entry(field, f"{self.partial('batch', 'split', field)} = {names[field.name]}{{}};")
-                for field in self.fields
-            ]
+            parts = self.put(f"w_{{}}[o][{r}]", "partial", OF_SPLIT, "rows", "row")
             body = [
-                *block("if (splits == 1 && !OVER_ROWS)", whole),
-                *block("else", [self.unroll, *block("for (int o = 0; o < COMPONENTS; o++)", parts)]),
+                *block("if (splits == 1)", whole),
+                *block("else", self.each_component(parts)),
             ]
             is_own = f"if (const i64 row = row_begin + own + {r} * own_rows; lane == 0 && row < row_end)"
             lines += block(is_own, body)
         return indent(lines, 2)
+
+    def _store_rows(self) -> list[str]:
+        """States that are merged later: of a block, those of so many of its threads."""
+        return [
+            "const i64 states = row_blocks * splits * (THREADS / MERGERS);",
+            "const i64 state = (block * splits + split) * (THREADS / MERGERS) + threadIdx.x / MERGERS;",
+            *block(
+                "if (threadIdx.x % MERGERS == 0)",
+                self.each_component(self.put("w_{}[o][0]", "partial", "batch", "states", "state")),
+            ),
+        ]
 
     def finish(self, names: dict[str, str]) -> list[str]:
         """Write the results of a row, all components."""

@@ -139,7 +139,6 @@ typedef int I;
 #define COL_SLOTS {col_slots}
 #define COMPONENTS {components}
 #define SLOTS {slots}
-#define OVER_ROWS {over_rows}
 
 struct __align__(2 * sizeof(T)) Vector2 {{ T x, y; }};
 struct __align__(16) Vector4 {{ T x, y, z, w; }};

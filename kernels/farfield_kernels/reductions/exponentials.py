@@ -184,6 +184,7 @@ _PLACE_STEP = (
     "const V a = exp($m - h); const V e = exp($t - h); $m = n; $k = w ? KI($c) : $k; "
 )
 _PLACE_MERGE = "if ($m2 > $m) $k = $k2; "
+_PLACE_MERGE_PAIRS = "if ($m2 > $m || ($m2 == $m && $k2 >= 0 && $k2 < $k)) $k = $k2; "
 _PLACE = Field("k", "KI(-1)", kind="column")
 _PLACE_RESULT = Result("$k < 0 && terms > 0 ? 0 : $k", kind="column")
 
@@ -196,6 +197,7 @@ def _declare_shifted(name: str, doc: str, base: dict[str, Any], step_each: str, 
         "step": _PLACE_STEP,
         "step_each": step_each,
         "merge": _PLACE_MERGE + base["merge"],
+        "merge_pairs": _PLACE_MERGE_PAIRS + base["merge"],
     }
     saving = Reduction(
         name=name,

@@ -189,6 +189,8 @@ class Reduction:
         by_chunks: whether a few terms are taken in by a state of their own, which `merge` then takes in: the
             errors of sums grow with the number of additions one after another.
         is_exact: whether `step` and `merge` round nothing: states need not be merged tile by tile.
+        merge_pairs: `merge` for states of any pairs in any order, whose places are numbers of pairs: of equal
+            terms that with the smallest is taken. Empty if `merge` takes any order.
         cuda_step: the step in float32 on CUDA, where an instruction does more of it than elsewhere.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
@@ -215,6 +217,7 @@ class Reduction:
     candidate: str = ""
     step_each: str = ""
     merge: str
+    merge_pairs: str = ""
     by_chunks: bool = False
     results: tuple[Result, ...]
     reference: Callable[[Array, Array | None, int], tuple[Array, ...]]

@@ -110,6 +110,10 @@ def _fold_place(name: str, worst: float, *, ignore: bool) -> Fold:
     return fold
 
 
+def _is_equal(a: str, b: str) -> str:
+    return f"({a} == {b} || ({a} != {a} && {b} != {b}))"
+
+
 def _at_selected(pair: Pair) -> tuple[Expr, None]:
     return pair.cotangents[0] * pair.selected(pair.saved[0]), None
 
@@ -140,6 +144,10 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             "step": f"const auto w = {wins}; $m = w ? $t : $m; $k = w ? KI($c) : $k;",
             "is_exact": True,
             "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
+            "merge_pairs": (
+                f"if ($m2 {better} $m{or_first_nan2} || ({_is_equal('$m2', '$m')} && $k2 >= 0 && $k2 < $k)) "
+                "{ $m = $m2; $k = $k2; }"
+            ),
             "fold": _fold_place(name, worst, ignore=ignore),
         }
         docs = (
@@ -257,6 +265,19 @@ def _merge_best(beats_last: str, beats: str) -> str:
     )
 
 
+def _merge_pairs_best(beats_last: str, beats: str) -> str:
+    """Terms of one list stay in its order: each has its place behind the one before."""
+    return (
+        "for (int u = 0, next = 0; u < $K && next < $K; u++) "
+        "{ const double t = $v2[u]; double x = t, place = $k2[u]; "
+        f"if (place < 0 || !({beats_last} || "
+        f"({_is_equal('t', '$v[$K - 1]')} && place < $k[$K - 1]))) break; "
+        "int at = $K; for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
+        f"if (q >= next && (at < q || {beats} || ({_is_equal('t', 'y')} && $k2[u] < before))) "
+        "{ at = at < q ? at : q; $v[q] = x; $k[q] = place; x = y; place = before; } } next = at + 1; }"
+    )
+
+
 def _declare_best(name: str, adjective: str, better: str, identity: str, worst: float) -> None:
     is_min = worst > 0
     state = (Field("v", identity, each="K"), Field("k", "KI(-1)", kind="column", each="K"))
@@ -274,6 +295,7 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
             "candidate": f"any($k < 0) | any_exceeds({'$v, $t' if is_min else '$t, $v'})",
             "step": _step_best(beats_last, beats, is_min=is_min),
             "merge": _merge_best(beats_last, beats),
+            "merge_pairs": _merge_pairs_best(beats_last, beats),
             "fold": _fold_best(worst, ignore=ignore),
         }
         docs = (

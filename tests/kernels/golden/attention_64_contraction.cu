@@ -22,7 +22,6 @@ typedef int I;
 #define COL_SLOTS 4
 #define COMPONENTS 1
 #define SLOTS 6
-#define OVER_ROWS 0
 #define QUADS (THREADS / TEAM)
 #define SAMPLE 16
 
@@ -446,8 +445,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   #pragma unroll
     for (int r = 0; r < ROWS; r++) {
       __syncthreads();
-      meeting[0][threadIdx.x + 0] = w_m[o][r];
-      for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x + 0] = w_s[o][r][q];
+      meeting[0][threadIdx.x] = w_m[o][r];
+      for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x] = w_s[o][r][q];
       for (int step = 1; step < team; step *= 2) {
         __syncthreads();
         if (lane % (2 * step) == 0) {
@@ -456,13 +455,13 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
           f64 l_s[5];
           for (int q = 0; q < 5; q++) l_s[q] = meeting[1 + q][threadIdx.x + step];
           const double h = finite_or_zero(w_m[o][r] > l_m ? w_m[o][r] : l_m), a = exp(w_m[o][r] - h), b = exp(l_m - h); w_m[o][r] = w_m[o][r] > l_m ? w_m[o][r] : l_m; for (int q = 0; q < 5; q++) w_s[o][r][q] = w_s[o][r][q] * a + l_s[q] * b;
-          meeting[0][threadIdx.x + 0] = w_m[o][r];
-          for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x + 0] = w_s[o][r][q];
+          meeting[0][threadIdx.x] = w_m[o][r];
+          for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x] = w_s[o][r][q];
         }
       }
     }
   if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -478,7 +477,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -494,7 +493,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 2 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -510,7 +509,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 3 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -548,8 +547,8 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
       const double h = finite_or_zero(w_m > l_m ? w_m : l_m), a = exp(w_m - h), b = exp(l_m - h); w_m = w_m > l_m ? w_m : l_m; for (int q = 0; q < 5; q++) w_s[q] = w_s[q] * a + l_s[q] * b;
     }
     __syncthreads();
-    meeting[0][threadIdx.x + 0] = w_m;
-    for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x + 0] = w_s[q];
+    meeting[0][threadIdx.x] = w_m;
+    for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x] = w_s[q];
     for (int step = 1; step < team; step *= 2) {
       __syncthreads();
       if (lane % (2 * step) == 0) {
@@ -558,8 +557,8 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
         f64 l_s[5];
         for (int q = 0; q < 5; q++) l_s[q] = meeting[1 + q][threadIdx.x + step];
         const double h = finite_or_zero(w_m > l_m ? w_m : l_m), a = exp(w_m - h), b = exp(l_m - h); w_m = w_m > l_m ? w_m : l_m; for (int q = 0; q < 5; q++) w_s[q] = w_s[q] * a + l_s[q] * b;
-        meeting[0][threadIdx.x + 0] = w_m;
-        for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x + 0] = w_s[q];
+        meeting[0][threadIdx.x] = w_m;
+        for (int q = 0; q < 5; q++) meeting[1 + q][threadIdx.x] = w_s[q];
       }
     }
     if (lane == 0 && at_row < batches * rows) {

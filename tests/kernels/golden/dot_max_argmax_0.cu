@@ -19,7 +19,6 @@ typedef int I;
 #define COL_SLOTS 2
 #define COMPONENTS 1
 #define SLOTS 2
-#define OVER_ROWS 0
 
 struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
 struct __align__(16) Vector4 { T x, y, z, w; };
@@ -178,7 +177,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       w_k[o][r] = k[o][r] < 0 ? -1 : f64(base + k[o][r]);
     }
   if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -198,7 +197,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -218,7 +217,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 2 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -238,7 +237,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 3 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -258,7 +257,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 4 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -278,7 +277,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 5 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -298,7 +297,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 6 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -318,7 +317,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 7 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -360,8 +359,8 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
       if (l_m > w_m || (l_m != l_m && w_m == w_m)) { w_m = l_m; w_k = l_k; }
     }
     __syncthreads();
-    meeting[0][threadIdx.x + 0] = w_m;
-    meeting[1][threadIdx.x + 0] = w_k;
+    meeting[0][threadIdx.x] = w_m;
+    meeting[1][threadIdx.x] = w_k;
     for (int step = 1; step < team; step *= 2) {
       __syncthreads();
       if (lane % (2 * step) == 0) {
@@ -370,8 +369,8 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
         f64 l_k;
         l_k = meeting[1][threadIdx.x + step];
         if (l_m > w_m || (l_m != l_m && w_m == w_m)) { w_m = l_m; w_k = l_k; }
-        meeting[0][threadIdx.x + 0] = w_m;
-        meeting[1][threadIdx.x + 0] = w_k;
+        meeting[0][threadIdx.x] = w_m;
+        meeting[1][threadIdx.x] = w_k;
       }
     }
     if (lane == 0 && at_row < batches * rows) {

@@ -22,7 +22,6 @@ typedef int I;
 #define COL_SLOTS 1
 #define COMPONENTS 1
 #define SLOTS 1
-#define OVER_ROWS 0
 #define QUADS (THREADS / TEAM)
 #define SAMPLE 16
 
@@ -397,19 +396,19 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   #pragma unroll
     for (int r = 0; r < ROWS; r++) {
       __syncthreads();
-      meeting[0][threadIdx.x + 0] = w_s[o][r];
+      meeting[0][threadIdx.x] = w_s[o][r];
       for (int step = 1; step < team; step *= 2) {
         __syncthreads();
         if (lane % (2 * step) == 0) {
           f64 l_s;
           l_s = meeting[0][threadIdx.x + step];
           w_s[o][r] += l_s;
-          meeting[0][threadIdx.x + 0] = w_s[o][r];
+          meeting[0][threadIdx.x] = w_s[o][r];
         }
       }
     }
   if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -424,7 +423,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -439,7 +438,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 2 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -454,7 +453,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 3 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -487,14 +486,14 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
       w_s += l_s;
     }
     __syncthreads();
-    meeting[0][threadIdx.x + 0] = w_s;
+    meeting[0][threadIdx.x] = w_s;
     for (int step = 1; step < team; step *= 2) {
       __syncthreads();
       if (lane % (2 * step) == 0) {
         f64 l_s;
         l_s = meeting[0][threadIdx.x + step];
         w_s += l_s;
-        meeting[0][threadIdx.x + 0] = w_s;
+        meeting[0][threadIdx.x] = w_s;
       }
     }
     if (lane == 0 && at_row < batches * rows) {

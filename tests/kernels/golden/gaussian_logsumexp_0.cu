@@ -19,7 +19,6 @@ typedef int I;
 #define COL_SLOTS 2
 #define COMPONENTS 1
 #define SLOTS 2
-#define OVER_ROWS 0
 
 struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
 struct __align__(16) Vector4 { T x, y, z, w; };
@@ -269,7 +268,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   }
 
   if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -285,7 +284,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -301,7 +300,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 2 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -317,7 +316,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 3 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 1; o++) {
@@ -355,8 +354,8 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
       const double h = finite_or_zero(w_m > l_m ? w_m : l_m), a = exp(w_m - h), b = exp(l_m - h); w_m = w_m > l_m ? w_m : l_m; w_s = w_s * a + l_s * b;
     }
     __syncthreads();
-    meeting[0][threadIdx.x + 0] = w_m;
-    meeting[1][threadIdx.x + 0] = w_s;
+    meeting[0][threadIdx.x] = w_m;
+    meeting[1][threadIdx.x] = w_s;
     for (int step = 1; step < team; step *= 2) {
       __syncthreads();
       if (lane % (2 * step) == 0) {
@@ -365,8 +364,8 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
         f64 l_s;
         l_s = meeting[1][threadIdx.x + step];
         const double h = finite_or_zero(w_m > l_m ? w_m : l_m), a = exp(w_m - h), b = exp(l_m - h); w_m = w_m > l_m ? w_m : l_m; w_s = w_s * a + l_s * b;
-        meeting[0][threadIdx.x + 0] = w_m;
-        meeting[1][threadIdx.x + 0] = w_s;
+        meeting[0][threadIdx.x] = w_m;
+        meeting[1][threadIdx.x] = w_s;
       }
     }
     if (lane == 0 && at_row < batches * rows) {

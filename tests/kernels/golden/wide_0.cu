@@ -19,7 +19,6 @@ typedef int I;
 #define COL_SLOTS 24
 #define COMPONENTS 10
 #define SLOTS 1
-#define OVER_ROWS 0
 
 struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
 struct __align__(16) Vector4 { T x, y, z, w; };
@@ -343,7 +342,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   }
 
   if (const i64 row = row_begin + own + 0 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 10; o++) {
@@ -358,7 +357,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
     }
   }
   if (const i64 row = row_begin + own + 1 * own_rows; lane == 0 && row < row_end) {
-    if (splits == 1 && !OVER_ROWS) {
+    if (splits == 1) {
       const i64 at_row = batch * rows + row;
       #pragma unroll
       for (int o = 0; o < 10; o++) {
@@ -391,14 +390,14 @@ farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__rest
       w_s += l_s;
     }
     __syncthreads();
-    meeting[0][threadIdx.x + 0] = w_s;
+    meeting[0][threadIdx.x] = w_s;
     for (int step = 1; step < team; step *= 2) {
       __syncthreads();
       if (lane % (2 * step) == 0) {
         f64 l_s;
         l_s = meeting[0][threadIdx.x + step];
         w_s += l_s;
-        meeting[0][threadIdx.x + 0] = w_s;
+        meeting[0][threadIdx.x] = w_s;
       }
     }
     if (lane == 0 && at_row < batches * rows) {

@@ -1,0 +1,309 @@
+// Farfield: Min_ArgMin over both axes, rows are i
+typedef long long i64;
+typedef double f64;
+typedef float T;
+typedef T V;
+typedef int I;
+#define K(a) ((T)(a))
+#define KI(a) ((I)(a))
+#define INF __longlong_as_double(0x7ff0000000000000LL)
+#define any(condition) (condition)
+#define any_exceeds(a, b) (!((a) <= (b)))
+#define ROWS 8
+#define TILE 256
+#define CHUNK 8
+#define THREADS 128
+#define RESIDENT 5
+#define TEAM 1
+#define MERGERS 128
+#define COL_SLOTS 2
+#define COMPONENTS 1
+#define SLOTS 2
+
+struct __align__(2 * sizeof(T)) Vector2 { T x, y; };
+struct __align__(16) Vector4 { T x, y, z, w; };
+static __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+static __device__ __forceinline__ T finite_or_zero(T x) { return x - x == K(0) ? x : K(0); }
+static __device__ __forceinline__ f64 finite_or_zero(f64 x) { return x - x == 0 ? x : 0; }
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
+                const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, T *__restrict__ o0, i64 *__restrict__ o1, f64 *partial) {
+  // The columns of a tile that a thread reads lie `pitch` apart, so that a team reads from all banks at once.
+  __shared__ __align__(16) T tile[TEAM > 1 ? TILE + TILE / TEAM : TILE][COL_SLOTS];
+  const int team = TEAM > 1 && blockDim.x % TEAM ? 1 : TEAM, pitch = team > 1 ? team + 1 : 1;
+  const int part_tile = TILE / team, lane = threadIdx.x % team, own = threadIdx.x / team;
+  const i64 own_rows = blockDim.x / team;
+  // Units and parts of columns are fewer than 2^32: to divide i64 takes a function of 70 instructions.
+  const unsigned unit = (unsigned)(first + blockIdx.x), parts = (unsigned)splits;
+  const i64 batch = unit / ((unsigned)row_blocks * parts), split = unit % parts;
+  const i64 block = unit / parts % (unsigned)row_blocks;
+  const i64 span = ((unsigned)((cols + 15) / 16) + parts - 1) / parts * (i64)16;
+  const i64 *const entry = blocks + 4 * block;
+  const i64 row_begin = blocks ? entry[0] : block * own_rows * ROWS;
+  const i64 row_end = blocks ? entry[1] : smaller(rows, row_begin + own_rows * ROWS);
+  const i64 range_begin = blocks ? entry[2] : 0, range_end = blocks ? entry[3] : 1;
+  const i64 base = blocks ? 0 : split * span;
+  i64 terms = 0;
+  const T *__restrict__ a0 = b0 + (offsets ? offsets[batch * 2 + 0] : 0);
+  const T *__restrict__ a1 = b1 + (offsets ? offsets[batch * 2 + 1] : 0);
+
+  const i64 row0 = smaller(row_begin + own + 0 * own_rows, row_end - 1);
+  const V v0_0 = a0[(row0) * 2 + 0];
+  const V v1_0 = a0[(row0) * 2 + 1];
+  const i64 row1 = smaller(row_begin + own + 1 * own_rows, row_end - 1);
+  const V v0_1 = a0[(row1) * 2 + 0];
+  const V v1_1 = a0[(row1) * 2 + 1];
+  const i64 row2 = smaller(row_begin + own + 2 * own_rows, row_end - 1);
+  const V v0_2 = a0[(row2) * 2 + 0];
+  const V v1_2 = a0[(row2) * 2 + 1];
+  const i64 row3 = smaller(row_begin + own + 3 * own_rows, row_end - 1);
+  const V v0_3 = a0[(row3) * 2 + 0];
+  const V v1_3 = a0[(row3) * 2 + 1];
+  const i64 row4 = smaller(row_begin + own + 4 * own_rows, row_end - 1);
+  const V v0_4 = a0[(row4) * 2 + 0];
+  const V v1_4 = a0[(row4) * 2 + 1];
+  const i64 row5 = smaller(row_begin + own + 5 * own_rows, row_end - 1);
+  const V v0_5 = a0[(row5) * 2 + 0];
+  const V v1_5 = a0[(row5) * 2 + 1];
+  const i64 row6 = smaller(row_begin + own + 6 * own_rows, row_end - 1);
+  const V v0_6 = a0[(row6) * 2 + 0];
+  const V v1_6 = a0[(row6) * 2 + 1];
+  const i64 row7 = smaller(row_begin + own + 7 * own_rows, row_end - 1);
+  const V v0_7 = a0[(row7) * 2 + 0];
+  const V v1_7 = a0[(row7) * 2 + 1];
+  V m[COMPONENTS][ROWS];
+  I k[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      m[o][r] = K(INF);
+      k[o][r] = KI(-1);
+    }
+  for (i64 range = range_begin; range < range_end; range++) {
+    const i64 col_begin = blocks ? ranges[2 * range] : base;
+    const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
+    const i64 met = col_end > col_begin ? col_end - col_begin : 0;
+    const i64 part = team > 1 ? (met + TEAM - 1) / TEAM : met;  // of each thread of a team
+    terms += met;
+    for (i64 step = 0; step < part; step += part_tile) {
+      __syncthreads();
+      for (int q = threadIdx.x; q < TILE; q += blockDim.x) {
+        const i64 in_part = step + q % part_tile, col = col_begin + q / part_tile * part + in_part;
+        if (in_part < part && col < col_end) {
+          const V v2 = a1[(col) * 2 + 0];
+          const V v3 = a1[(col) * 2 + 1];
+          T *const y = tile[q % part_tile * pitch + q / part_tile];
+          *(Vector2 *)(y + 0) = Vector2{v2, v3};
+        }
+      }
+      __syncthreads();
+      const i64 col0 = col_begin + lane * part + step;
+      const int count = (int)smaller(smaller(part - step, part_tile), col_end - col0);
+      const int at = (int)(col0 - base);
+      #pragma unroll 4
+      for (int c = 0; c < count; c++) {
+        const T *const y = tile[c * pitch + lane];
+        const Vector2 y0 = *(const Vector2 *)(y + 0);
+        const V v2 = y0.x;
+        const V v3 = y0.y;
+        {
+          const V v4_0 = v0_0 - v2;
+          const V v5_0 = v1_0 - v3;
+          const V v6_0 = v4_0 * v4_0;
+          const V v7_0 = v5_0 * v5_0;
+          const V v8_0 = v6_0 + v7_0;
+          {
+            const auto w = !(v8_0 >= m[0][0]) & (m[0][0] == m[0][0]); m[0][0] = w ? v8_0 : m[0][0]; k[0][0] = w ? KI(at + c) : k[0][0];
+          }
+        }
+        {
+          const V v4_1 = v0_1 - v2;
+          const V v5_1 = v1_1 - v3;
+          const V v6_1 = v4_1 * v4_1;
+          const V v7_1 = v5_1 * v5_1;
+          const V v8_1 = v6_1 + v7_1;
+          {
+            const auto w = !(v8_1 >= m[0][1]) & (m[0][1] == m[0][1]); m[0][1] = w ? v8_1 : m[0][1]; k[0][1] = w ? KI(at + c) : k[0][1];
+          }
+        }
+        {
+          const V v4_2 = v0_2 - v2;
+          const V v5_2 = v1_2 - v3;
+          const V v6_2 = v4_2 * v4_2;
+          const V v7_2 = v5_2 * v5_2;
+          const V v8_2 = v6_2 + v7_2;
+          {
+            const auto w = !(v8_2 >= m[0][2]) & (m[0][2] == m[0][2]); m[0][2] = w ? v8_2 : m[0][2]; k[0][2] = w ? KI(at + c) : k[0][2];
+          }
+        }
+        {
+          const V v4_3 = v0_3 - v2;
+          const V v5_3 = v1_3 - v3;
+          const V v6_3 = v4_3 * v4_3;
+          const V v7_3 = v5_3 * v5_3;
+          const V v8_3 = v6_3 + v7_3;
+          {
+            const auto w = !(v8_3 >= m[0][3]) & (m[0][3] == m[0][3]); m[0][3] = w ? v8_3 : m[0][3]; k[0][3] = w ? KI(at + c) : k[0][3];
+          }
+        }
+        {
+          const V v4_4 = v0_4 - v2;
+          const V v5_4 = v1_4 - v3;
+          const V v6_4 = v4_4 * v4_4;
+          const V v7_4 = v5_4 * v5_4;
+          const V v8_4 = v6_4 + v7_4;
+          {
+            const auto w = !(v8_4 >= m[0][4]) & (m[0][4] == m[0][4]); m[0][4] = w ? v8_4 : m[0][4]; k[0][4] = w ? KI(at + c) : k[0][4];
+          }
+        }
+        {
+          const V v4_5 = v0_5 - v2;
+          const V v5_5 = v1_5 - v3;
+          const V v6_5 = v4_5 * v4_5;
+          const V v7_5 = v5_5 * v5_5;
+          const V v8_5 = v6_5 + v7_5;
+          {
+            const auto w = !(v8_5 >= m[0][5]) & (m[0][5] == m[0][5]); m[0][5] = w ? v8_5 : m[0][5]; k[0][5] = w ? KI(at + c) : k[0][5];
+          }
+        }
+        {
+          const V v4_6 = v0_6 - v2;
+          const V v5_6 = v1_6 - v3;
+          const V v6_6 = v4_6 * v4_6;
+          const V v7_6 = v5_6 * v5_6;
+          const V v8_6 = v6_6 + v7_6;
+          {
+            const auto w = !(v8_6 >= m[0][6]) & (m[0][6] == m[0][6]); m[0][6] = w ? v8_6 : m[0][6]; k[0][6] = w ? KI(at + c) : k[0][6];
+          }
+        }
+        {
+          const V v4_7 = v0_7 - v2;
+          const V v5_7 = v1_7 - v3;
+          const V v6_7 = v4_7 * v4_7;
+          const V v7_7 = v5_7 * v5_7;
+          const V v8_7 = v6_7 + v7_7;
+          {
+            const auto w = !(v8_7 >= m[0][7]) & (m[0][7] == m[0][7]); m[0][7] = w ? v8_7 : m[0][7]; k[0][7] = w ? KI(at + c) : k[0][7];
+          }
+        }
+      }
+    }
+  }
+  f64 w_m[COMPONENTS][ROWS];
+  f64 w_k[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      w_m[o][r] = (f64)m[o][r];
+      w_k[o][r] = k[o][r] < 0 ? -1 : f64(base + k[o][r]);
+    }
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const i64 row = row_begin + own + r * own_rows;
+      if (row >= row_end) {
+        w_m[o][r] = K(INF);
+        w_k[o][r] = KI(-1);
+      }
+      if (w_k[o][r] >= 0) w_k[o][r] += f64(row) * f64(cols);
+      if (r > 0) {
+        f64 l_m;
+        l_m = w_m[o][r];
+        f64 l_k;
+        l_k = w_k[o][r];
+        if (l_m < w_m[o][0] || (l_m != l_m && w_m[o][0] == w_m[o][0]) || ((l_m == w_m[o][0] || (l_m != l_m && w_m[o][0] != w_m[o][0])) && l_k >= 0 && l_k < w_k[o][0])) { w_m[o][0] = l_m; w_k[o][0] = l_k; }
+      }
+    }
+  __shared__ f64 meeting[SLOTS][MERGERS / 32];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++) {
+    #pragma unroll 1
+    for (int step = 16; step > 0; step /= 2) {
+      f64 l_m;
+      l_m = __shfl_down_sync(0xffffffffu, w_m[o][0], step);
+      f64 l_k;
+      l_k = __shfl_down_sync(0xffffffffu, w_k[o][0], step);
+      if (l_m < w_m[o][0] || (l_m != l_m && w_m[o][0] == w_m[o][0]) || ((l_m == w_m[o][0] || (l_m != l_m && w_m[o][0] != w_m[o][0])) && l_k >= 0 && l_k < w_k[o][0])) { w_m[o][0] = l_m; w_k[o][0] = l_k; }
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+      meeting[0][threadIdx.x / 32] = w_m[o][0];
+      meeting[1][threadIdx.x / 32] = w_k[o][0];
+    }
+    __syncthreads();
+    for (int warp = 1; threadIdx.x == 0 && warp < MERGERS / 32; warp++) {
+      f64 l_m;
+      l_m = meeting[0][warp];
+      f64 l_k;
+      l_k = meeting[1][warp];
+      if (l_m < w_m[o][0] || (l_m != l_m && w_m[o][0] == w_m[o][0]) || ((l_m == w_m[o][0] || (l_m != l_m && w_m[o][0] != w_m[o][0])) && l_k >= 0 && l_k < w_k[o][0])) { w_m[o][0] = l_m; w_k[o][0] = l_k; }
+    }
+  }
+  const i64 states = row_blocks * splits * (THREADS / MERGERS);
+  const i64 state = (block * splits + split) * (THREADS / MERGERS) + threadIdx.x / MERGERS;
+  if (threadIdx.x % MERGERS == 0) {
+    #pragma unroll
+    for (int o = 0; o < COMPONENTS; o++) {
+      partial[((batch * COMPONENTS + o) * SLOTS + 0) * states + state] = w_m[o][0];
+      partial[((batch * COMPONENTS + o) * SLOTS + 1) * states + state] = w_k[o][0];
+    }
+  }
+}
+
+extern "C" __global__ void
+farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms, T *__restrict__ o0, i64 *__restrict__ o1, f64 *partial) {
+  __shared__ f64 meeting[SLOTS][MERGERS / 32];
+  const i64 batch = blockIdx.x / splits, split = blockIdx.x % splits, at_row = batch;
+  const i64 first = split * MERGERS + threadIdx.x;
+  f64 *const left = partial + batches * COMPONENTS * SLOTS * rows;
+  for (int o = 0; o < COMPONENTS; o++) {
+    f64 w_m;
+    f64 w_k;
+    w_m = K(INF);
+    w_k = KI(-1);
+    for (i64 row = first; row < rows; row += splits * MERGERS) {
+      f64 l_m;
+      l_m = partial[((batch * COMPONENTS + o) * SLOTS + 0) * rows + row];
+      f64 l_k;
+      l_k = partial[((batch * COMPONENTS + o) * SLOTS + 1) * rows + row];
+      if (l_m < w_m || (l_m != l_m && w_m == w_m) || ((l_m == w_m || (l_m != l_m && w_m != w_m)) && l_k >= 0 && l_k < w_k)) { w_m = l_m; w_k = l_k; }
+    }
+    #pragma unroll 1
+    for (int step = 16; step > 0; step /= 2) {
+      f64 l_m;
+      l_m = __shfl_down_sync(0xffffffffu, w_m, step);
+      f64 l_k;
+      l_k = __shfl_down_sync(0xffffffffu, w_k, step);
+      if (l_m < w_m || (l_m != l_m && w_m == w_m) || ((l_m == w_m || (l_m != l_m && w_m != w_m)) && l_k >= 0 && l_k < w_k)) { w_m = l_m; w_k = l_k; }
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+      meeting[0][threadIdx.x / 32] = w_m;
+      meeting[1][threadIdx.x / 32] = w_k;
+    }
+    __syncthreads();
+    for (int warp = 1; threadIdx.x == 0 && warp < MERGERS / 32; warp++) {
+      f64 l_m;
+      l_m = meeting[0][warp];
+      f64 l_k;
+      l_k = meeting[1][warp];
+      if (l_m < w_m || (l_m != l_m && w_m == w_m) || ((l_m == w_m || (l_m != l_m && w_m != w_m)) && l_k >= 0 && l_k < w_k)) { w_m = l_m; w_k = l_k; }
+    }
+    if (threadIdx.x == 0 && splits == 1) {
+      if (o >= 0 && o < 1) {
+        (o0 + at_row * 1)[o] = (T)(w_m);
+      }
+      if (o >= 0 && o < 1) {
+        (o1 + at_row * 1)[o] = (i64)(w_k < 0 && terms > 0 ? 0 : w_k);
+      }
+    }
+    else if (threadIdx.x == 0) {
+      left[((batch * COMPONENTS + o) * SLOTS + 0) * splits + split] = w_m;
+      left[((batch * COMPONENTS + o) * SLOTS + 1) * splits + split] = w_k;
+    }
+  }
+}
