@@ -18,10 +18,11 @@ from typing import Any
 from machine import save
 from workloads import OTHERS, WORKLOADS, Workload
 
-from farfield_kernels.arguments import check_arguments
+from farfield_kernels.arguments import check_arguments, numpy_dtype
 from farfield_kernels.build import cuda_device_count, import_cupy
+from farfield_kernels.cuda_device import current_cuda
 from farfield_kernels.engine import bind
-from farfield_kernels.execute import Cuda, Work, output_dtype
+from farfield_kernels.execute import Work, output_dtype
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.stages import plan_call
 
@@ -40,23 +41,28 @@ def ours(workload: Workload) -> Compute:
         spec = spec.vjp(workload.wrt)
     operation = read(spec)
     sizes = check_arguments(operation, [a.dtype.name for a in arrays], [a.shape for a in arrays])
-    work, backend = Work(plan_call(spec, sizes.compute, "cuda"), sizes, None, spec.separation), Cuda()
-    inputs = [
-        backend.put(bind(slot, array, sizes.compute, sizes.N))
-        for slot, array in zip(operation.arguments, arrays, strict=True)
-    ]
+    work, backend = Work(plan_call(spec, sizes.compute, "cuda"), sizes, None, spec.separation), current_cuda()
+    passage = backend.open(
+        [
+            bind(slot, array, sizes.compute, sizes.N)
+            for slot, array in zip(operation.arguments, arrays, strict=True)
+        ]
+    )
+    passage.begin()
     launches = []
     for stage in work.call.stages:
         outputs = [
-            backend.empty(work.shape(stage.program, o), output_dtype(o, sizes.compute))
+            passage.empty(work.shape(stage.program, o), numpy_dtype(output_dtype(o, sizes.compute)))
             for o in stage.program.outputs
         ]
         launch = work.launch(stage, backend)
-        launches.append((launch, outputs, launch.memory()))
+        launches.append((launch, outputs, launch.memory(passage)))
+    passage.wait()
 
     def compute() -> None:
+        """On the current stream, where events are recorded."""
         for launch, outputs, memory in launches:
-            launch.run(inputs, outputs, memory, 0, launch.units)
+            launch.run(passage.arguments, outputs, memory, 0, launch.units)
 
     return compute
 
