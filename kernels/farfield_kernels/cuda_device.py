@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from .build import import_cupy
+from .cuda_errors import device_errors
 from .cuda_launch import CudaKernel
 from .cuda_memory import CudaMemory
 from .cuda_passage import CudaPassage, Slices
@@ -42,6 +44,11 @@ class Cuda:
         self.replays = Replays(self.memory)
         self.memory.spare = self.replays.clear
         self.pin = self.memory.pin
+
+    @property
+    def guard(self) -> AbstractContextManager[None]:
+        """Exceptions of CuPy leave as typed ones."""
+        return device_errors()
 
     def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
         """Compiled kernels."""
@@ -89,8 +96,8 @@ class Cuda:
         """
         in_rows = [*(inputs[position] for position in positions), *results]
         count = min(MAX_SLICES, sum(array.nbytes for array in in_rows) // SLICE_BYTES)
-        is_whole = launch.units != launch.extent.row_blocks(launch.kernel.schedule)  # rows are split or batched
-        if is_whole or count < 2 or not all(map(self.memory.is_pinned, (*inputs, *results))):
+        is_split = launch.units != launch.extent.row_blocks(launch.kernel.schedule)
+        if is_split or count < 2 or not all(map(self.memory.is_pinned, (*inputs, *results))):
             return None
         units = -(-launch.units // count // launch.workers) * launch.workers
         if units >= launch.units:
@@ -107,7 +114,8 @@ def _device(number: int) -> Cuda:
 
 def current_cuda() -> Cuda:
     """The current device of this thread."""
-    return _device(import_cupy().cuda.Device().id)
+    with device_errors():
+        return _device(import_cupy().cuda.Device().id)
 
 
 def use_cuda(number: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from .cuda_launch import sum_rows
 from .cuda_memory import CudaMemory, Lane
 from .expr import Array
-from .host_device import Result
+from .host_device import Target
 from .launch import Launch
 
 STAGED_BYTES = 2**20  # of a result, up to which a pinned block of the same size is spent on it
@@ -208,33 +208,38 @@ class CudaPassage:
         down.wait_event(self._event(self.stream))
         return down
 
-    def summed(self, written: Any) -> Any:
+    def _summed(self, written: Any) -> Any:
         """Sums over the second axis, (batches, rows, width) -> (batches, 1, width)."""
         with self.memory.device, self.stream:
             return sum_rows(written, self)
 
-    def take(self, written: Sequence[Any], results: Sequence[Result]) -> None:
+    def total(self, written: Any) -> float:
+        """The sum of what a kernel wrote, (1, rows, 1), at once."""
+        return float(self.get(self._summed(written)).sum())
+
+    def take(self, written: Sequence[Any], targets: Sequence[Target], results: Sequence[Array]) -> None:
         """Have what a stage wrote copied down when it is there, and results be made of it."""
         if self.slices is not None:
             return  # it is on its way
         now: list[tuple[Any, Array]] = []
-        for source, result in zip(written, results, strict=True):
-            array, is_late = self._target(source, result)
+        for output, target in zip(written, targets, strict=True):
+            source, result = self._summed(output) if target.is_sum else output, results[target.place]
+            array, is_late = self._landing(source, result, is_direct=target.is_direct)
             (self.late if is_late else now).append((source, array))
-            if array is not result.array:
-                self.settled.append((array, result.place))
+            if array is not result:
+                self.settled.append((array, target.place))
         if now:
             down = self._down()
             for source, array in now:
                 self._copy_down(source, array, down)
 
-    def _target(self, written: Any, result: Result) -> tuple[Array, bool]:
+    def _landing(self, written: Any, result: Array, *, is_direct: bool) -> tuple[Array, bool]:
         """Where an output comes down, and whether the host waits for that, as it does for memory not pinned."""
-        if result.is_direct and self.memory.is_pinned(result.array):
-            return result.array, False
+        if is_direct and self.memory.is_pinned(result):
+            return result, False
         if written.nbytes <= STAGED_BYTES:
             return self.staged(written.shape, written.dtype), False
-        return (result.array if result.is_direct else np.empty(written.shape, written.dtype)), True
+        return (result if is_direct else np.empty(written.shape, written.dtype)), True
 
     def get(self, written: Any) -> Array:
         """What a kernel wrote, at once: the host waits for it."""

@@ -22,7 +22,6 @@ from .cuda_memory import CudaMemory, Lane
 from .cuda_passage import CudaPassage
 from .errors import FarfieldError
 from .expr import Array
-from .host_device import Result
 
 # No device was at hand to measure any of these.
 REPLAYED_BYTES = 2**20  # of arguments and results; above, copies take longer than enqueuing them
@@ -68,7 +67,7 @@ class CapturedPassage(CudaPassage):
             for array, place in zip(self.inputs, places, strict=True)
         ]
 
-    def _target(self, written: Any, result: Result) -> tuple[Array, bool]:
+    def _landing(self, written: Any, result: Array, *, is_direct: bool) -> tuple[Array, bool]:
         """All outputs come down into blocks that are kept."""
         return self.staged(written.shape, written.dtype), False
 

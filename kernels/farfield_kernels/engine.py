@@ -13,7 +13,6 @@ import numpy as np
 
 from .arguments import check_arguments, numpy_dtype, result_shapes
 from .build import cuda_device_count, import_cupy, warn_of_numpy
-from .cuda_errors import device_errors
 from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from .execute import Backend, Timing, Work, backend_for, execute
 from .expr import INDEX_SHIFT, Array
@@ -138,14 +137,13 @@ def _begin(
         if not isinstance(array, np.ndarray):
             raise _no_array(arrays)
     dtypes, shapes = tuple([array.dtype for array in arrays]), tuple([array.shape for array in arrays])
-    with device_errors():
-        backend = backend_for(resolve_device(device))
+    backend = backend_for(resolve_device(device))
     if ranges is None:
         ready = _ready_without_ranges(spec, backend, dtypes, shapes)
     else:
         ready = _ready(spec, backend, dtypes, shapes, ranges)
     work = ready.work
-    with device_errors():
+    with backend.guard:
         for step in work.steps:
             if step.separated:
                 backend.build(step.separated.kernels)

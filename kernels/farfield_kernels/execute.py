@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -16,11 +15,10 @@ import numpy as np
 from .arguments import Sizes, numpy_dtype
 from .build import numpy_reason
 from .cuda_device import Cuda, current_cuda
-from .cuda_errors import device_errors
 from .cuda_launch import capability, multiprocessors
-from .cuda_passage import CudaPassage
+from .cuda_passage import CudaPassage, Slices
 from .expr import Array
-from .host_device import Host, HostPassage, Numpy, Result
+from .host_device import NOWHERE, Host, HostPassage, Numpy, Target
 from .launch import Extent, Launch
 from .lower import Output, Program
 from .operation import Vjp
@@ -52,24 +50,6 @@ Backend = Host | Cuda
 Passage = HostPassage | CudaPassage
 HOST, NUMPY = Host(), Numpy()
 KEPT_BYTES = 4096  # of a table of batch offsets, up to which it is kept for the next call of that kind
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an output of a kernel is written to.
-
-    Args:
-        place: number of the result.
-        shape, dtype: of the array that the kernel writes.
-        is_sum: whether its rows are to be summed.
-        is_direct: whether that array is the result.
-    """
-
-    place: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_sum: bool
-    is_direct: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,39 +232,36 @@ def execute(
     Raises:
         InsufficientMemory, DeviceError: of a CUDA device; see cuda_errors.py.
     """
-    with device_errors():
-        if not _replayed(work, inputs, results, timing, backend, part_s):
-            yield from _computed(work, inputs, results, timing, backend, part_s)
-    for place in work.call.zeros:
-        results[place][...] = 0
-
-
-def _computed(
-    work: Work,
-    inputs: Sequence[Array],
-    results: Sequence[Array],
-    timing: Timing,
-    backend: Backend,
-    part_s: float,
-) -> Iterator[float]:
-    """Fill in the results."""
-    begun, compiling_before, pauses = time.perf_counter(), timing.compile_ms, list[float]()
-    is_whole = part_s == math.inf or work.is_short(part_s, backend)
-    with _opened(work, inputs, results, backend) as passage:
-        pace = None if is_whole else work.pace(part_s, backend)
-        yield from _enqueued(work, results, timing, backend, passage, pauses, pace)
-        settled = passage.finish()
-        finished = time.perf_counter()
-        for written, place in settled:
-            work.settle(written, place, results[place])
-        between = passage.between
-        timing.h2d_ms = between(passage.begun, passage.copied)
-        computing_ms = between(passage.copied, passage.computed)
-        timing.kernel_ms = computing_ms - sum(pauses) * 1e3 - (timing.compile_ms - compiling_before)
-        timing.d2h_ms = between(passage.computed, passage.ended) + (time.perf_counter() - finished) * 1e3
+    pauses: list[float] = []
+    begun, compiling_before = time.perf_counter(), timing.compile_ms
+    with backend.guard:
+        if not backend.is_host and _replayed(work, inputs, results, timing, backend, part_s):
+            return
+        is_whole = part_s == math.inf or work.is_short(part_s, backend)
+        slices = None if backend.is_host else _slices(work, inputs, results, backend)
+        with backend.open(inputs, slices) as passage:
+            pace = None if is_whole else work.pace(part_s, backend)
+            yield from _enqueued(work, results, timing, backend, passage, pauses, pace)
+            settled = passage.finish()
+            finished = time.perf_counter()
+            _settle(work, settled, results)
+            between = passage.between
+            timing.h2d_ms = between(passage.begun, passage.copied)
+            timing.kernel_ms = between(passage.copied, passage.computed) - (timing.compile_ms - compiling_before)
+            if pauses:
+                timing.kernel_ms -= sum(pauses) * 1e3
+            timing.d2h_ms = between(passage.computed, passage.ended) + (time.perf_counter() - finished) * 1e3
     if is_whole and finished - begun > part_s:
         for launch in work.launches.values():
             launch.last_rate = 0.0  # to be measured anew
+
+
+def _settle(work: Work, settled: Sequence[tuple[Array, int]], results: Sequence[Array]) -> None:
+    """Make results of what kernels wrote."""
+    for written, place in settled:
+        work.settle(written, place, results[place])
+    for place in work.call.zeros:
+        results[place][...] = 0
 
 
 def _enqueued(
@@ -298,7 +275,7 @@ def _enqueued(
 ) -> Iterator[float]:
     """Start all kernels and copies of a call, with stops if there is a pace; `pauses` gets their seconds."""
     for place, step in enumerate(work.steps):
-        with passage.beside(place) if pace is None else contextlib.nullcontext():
+        with passage.beside(place) if pace is None else NOWHERE:
             outputs = [
                 results[target.place]
                 if target.is_direct and backend.is_host
@@ -313,28 +290,29 @@ def _enqueued(
                     timing.compile_ms += (time.perf_counter() - begun) * 1e3
                     if pace:
                         pace.steps += launch.steps
-                yield from _launched(launch, outputs, passage, pauses, pace)
-            targets = list(zip(step.targets, outputs, strict=True))
-            written = [passage.summed(output) if target.is_sum else output for target, output in targets]
-            passage.take(written, [Result(results[t.place], t.place, t.is_direct) for t in step.targets])
+                memory = launch.memory(passage)
+                if pace:
+                    yield from _in_parts(launch, outputs, memory, passage, pauses, pace)
+                else:
+                    passage.compute(launch, passage.arguments, outputs, memory, 0, launch.units)
+            passage.take(outputs, step.targets, results)
 
 
-def _launched(
-    launch: Launch, outputs: Sequence[Any], passage: Passage, pauses: list[float], pace: Pace | None
+def _in_parts(
+    launch: Launch, outputs: Sequence[Any], memory: Any, passage: Passage, pauses: list[float], pace: Pace
 ) -> Iterator[float]:
-    """Start one kernel, part by part if there is a pace."""
-    memory, end, is_over = launch.memory(passage), 0, False
+    """One kernel, part by part."""
+    end, is_over = 0, False
     while not is_over:
-        first, end = end, pace.end(launch, end) if pace else launch.units
+        first, end = end, pace.end(launch, end)
         passage.compute(launch, passage.arguments, outputs, memory, first, end)
+        passage.wait()
         is_over = end == launch.units
-        if pace:
-            passage.wait()
-            if pace.is_due(launch, first, end):
-                stopped = time.perf_counter()
-                yield pace.fraction
-                pace.resume()
-                pauses.append(time.perf_counter() - stopped)
+        if pace.is_due(launch, first, end):
+            stopped = time.perf_counter()
+            yield pace.fraction
+            pace.resume()
+            pauses.append(time.perf_counter() - stopped)
 
 
 def _by_passes(
@@ -356,7 +334,7 @@ def _by_passes(
     refused = passage.empty((1, rows, 1), float64)
     compute(row_kernel, Extent(rows, 1, terms=rows), [*passage.arguments, *sums], [*outputs, refused])
     on_host = iter([passage.get(result) for result in sums])
-    total = float(passage.get(passage.summed(refused)).sum())
+    total = passage.total(refused)
     return all(
         acceptable(separation, list(itertools.islice(on_host, len(separation.columns))), total)
         for separation in separated.separations
@@ -366,19 +344,18 @@ def _by_passes(
 # ---- what a CUDA device does beside ---------------------------------------------------------------------------
 
 
-def _opened(work: Work, inputs: Sequence[Array], results: Sequence[Array], backend: Backend) -> Passage:
-    """Begin a call: in slices if it is one kernel over all pairs whose results are its rows, and if that pays."""
-    if isinstance(backend, Host):
-        return backend.open(inputs)
-    slices = None
-    if len(work.steps) == 1 and not (work.pairs is not None or work.sizes.batch or work.is_separated):
-        (step,), slots = work.steps, work.call.operation.arguments
-        program = step.stage.program
-        if not program.over_rows and all(target.is_direct for target in step.targets):
-            in_rows = [position for position, slot in enumerate(slots) if slot.axis == program.row_axis]
-            written = [results[target.place] for target in step.targets]
-            slices = backend.slices(work.launch(step.stage, backend), in_rows, inputs, written)
-    return backend.open(inputs, slices)
+def _slices(work: Work, inputs: Sequence[Array], results: Sequence[Array], backend: Backend) -> Slices | None:
+    """For a call of one kernel over all pairs whose results are its rows, if that pays."""
+    if isinstance(backend, Host) or len(work.steps) != 1:
+        return None
+    (step,), program = work.steps, work.steps[0].stage.program
+    is_whole = work.pairs is not None or work.sizes.batch or work.is_separated or program.over_rows
+    if is_whole or not all(target.is_direct for target in step.targets):
+        return None
+    slots = work.call.operation.arguments
+    in_rows = [position for position, slot in enumerate(slots) if slot.axis == program.row_axis]
+    written = [results[target.place] for target in step.targets]
+    return backend.slices(work.launch(step.stage, backend), in_rows, inputs, written)
 
 
 def _replayed(
@@ -406,8 +383,7 @@ def _replayed(
     try:
         settled = replay(inputs, timing)
         computed = time.perf_counter()
-        for written, place in settled:
-            work.settle(written, place, results[place])
+        _settle(work, settled, results)
         timing.d2h_ms = (time.perf_counter() - computed) * 1e3
     finally:
         replay.lock.release()

@@ -17,6 +17,8 @@ from .expr import Array
 from .launch import CpuKernel, Launch, thread_count
 from .stages import Emitted
 
+NOWHERE = contextlib.nullcontext()
+
 
 @functools.lru_cache(maxsize=512)
 def _cpu_kernels(kernels: tuple[Emitted, ...]) -> tuple[CpuKernel, ...]:
@@ -36,6 +38,7 @@ class Host:
     """CPU kernels."""
 
     is_host = True
+    guard = NOWHERE  # no exceptions are translated
 
     def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
         """Compiled kernels."""
@@ -44,7 +47,7 @@ class Host:
     def pin(self, memory: memoryview) -> None:
         """Make copies from and to some memory fast: there are none."""
 
-    def open(self, inputs: Sequence[Array], slices: None = None) -> HostPassage:
+    def open(self, inputs: Sequence[Array], slices: Any = None) -> HostPassage:
         """Begin a call."""
         return HostPassage(inputs)
 
@@ -58,17 +61,20 @@ class Numpy(Host):
 
 
 @dataclass(frozen=True)
-class Result:
-    """What an output of a kernel is for.
+class Target:
+    """What an output of a kernel is written to.
 
     Args:
-        array: the result.
-        place: its number.
-        is_direct: whether it is just what the kernel writes.
+        place: number of the result.
+        shape, dtype: of the array that the kernel writes.
+        is_sum: whether its rows are to be summed.
+        is_direct: whether that array is the result.
     """
 
-    array: Array
     place: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_sum: bool
     is_direct: bool
 
 
@@ -77,7 +83,7 @@ class HostPassage:
 
     def __init__(self, inputs: Sequence[Array]) -> None:
         self.arguments = inputs
-        self.begun = self.copied = self.mark()
+        self.begun = self.copied = time.perf_counter()
         self.settled: list[tuple[Array, int]] = []
 
     def __enter__(self) -> HostPassage:
@@ -86,11 +92,8 @@ class HostPassage:
     def __exit__(self, *error: object) -> None:
         """Nothing is under way."""
 
-    def mark(self) -> float:
-        """This moment."""
-        return time.perf_counter()
-
-    def between(self, begin: float, end: float) -> float:
+    @staticmethod
+    def between(begin: float, end: float) -> float:
         """Milliseconds from one moment to another."""
         return (end - begin) * 1e3
 
@@ -102,14 +105,13 @@ class HostPassage:
         """What a kernel wrote, at once."""
         return written
 
-    def summed(self, written: Array) -> Array:
-        """Sums over the second axis, (batches, rows, width) -> (batches, width)."""
-        total: Array = written.sum(1)
-        return total
+    def total(self, written: Array) -> float:
+        """The sum of what a kernel wrote, (1, rows, 1), at once."""
+        return float(written.sum())
 
     def beside(self, place: int) -> contextlib.AbstractContextManager[None]:
         """Where the stage at a place runs: next to the others, if the device can."""
-        return contextlib.nullcontext()
+        return NOWHERE
 
     def compute(
         self, launch: Launch, inputs: Sequence[Array], outputs: Sequence[Array], memory: Any, first: int, end: int
@@ -117,18 +119,18 @@ class HostPassage:
         """Units of a launch."""
         launch.run(inputs, outputs, memory, first, end)
 
-    def take(self, written: Sequence[Array], results: Sequence[Result]) -> None:
+    def take(self, written: Sequence[Array], targets: Sequence[Target], results: Sequence[Array]) -> None:
         """Have results made of what a stage wrote."""
-        self.settled += [
-            (array, result.place)
-            for array, result in zip(written, results, strict=True)
-            if array is not result.array
-        ]
+        for array, target in zip(written, targets, strict=True):
+            if target.is_sum:
+                self.settled.append((array.sum(1), target.place))
+            elif not target.is_direct:
+                self.settled.append((array, target.place))
 
     def wait(self) -> None:
         """Until all that was started is done."""
 
     def finish(self) -> list[tuple[Array, int]]:
         """Until results are there; those that are still to be made of what kernels wrote, and their places."""
-        self.computed = self.ended = self.mark()
+        self.computed = self.ended = time.perf_counter()
         return self.settled

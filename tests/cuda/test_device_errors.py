@@ -59,10 +59,11 @@ def test_more_than_the_device_has_is_refused_by_name(device: Emulated, monkeypat
 def test_what_is_idle_is_given_up_for_other_sizes(device: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of many sizes, each of which just fits, follow one another; so do graphs and large calls."""
     monkeypatch.setenv(MEMORY, "1000000")
-    for M in (1900, 1000, 1500, 700, 1800, 1850, 1900):
+    for M in (700, 1000, 1500, 1900, 700, 1800, 1850, 1900):
         wide(M).run()
-        for _ in range(3):
-            gauss(60, 50).run()
+        for rows in (600, 700, 800):
+            for _ in range(3):
+                gauss(rows, 500).run()
     assert device.scheduler.graph_launches > 0
     assert device.pools[-1].total_bytes() <= 1_000_000
 

@@ -375,7 +375,7 @@ def test_sums_over_rows(device: Emulated) -> None:
     for shape in shapes:
         array = np.random.default_rng(0).standard_normal(shape)
         with cuda.open([array]) as passage:
-            got = passage.get(passage.summed(passage.arguments[0]))
+            got = passage.get(passage._summed(passage.arguments[0]))
         np.testing.assert_allclose(got[:, 0], array.sum(1), rtol=1e-12, atol=1e-11, err_msg=str(shape))
     assert MAX_SUMMED_PARTS < SUMMED_ROWS  # the second pass is the last
 

@@ -42,7 +42,7 @@ class Memory:
 
 
 class MemoryPool:
-    """See cupy.cuda.MemoryPool; blocks are not split.
+    """See cupy.cuda.MemoryPool; blocks are not split, and used again for the same size.
 
     Args:
         scheduler: of the device.
@@ -74,10 +74,10 @@ class MemoryPool:
         self.scheduler.check("malloc")
         rounded, stream = -(-size // UNIT) * UNIT, self.scheduler.current()
         with self.scheduler.lock:
-            fitting = [k for k, (of, idle) in enumerate(self.idle) if of is stream and len(idle) >= rounded]
-            if fitting:
-                _, storage = self.idle.pop(min(fitting, key=lambda k: len(self.idle[k][1])))
-                return MemoryPointer(self.scheduler, Memory(self, stream, storage))
+            for place, (owner, storage) in enumerate(self.idle):
+                if owner is stream and len(storage) == rounded:
+                    del self.idle[place]
+                    return MemoryPointer(self.scheduler, Memory(self, stream, storage))
             if self.limit and self.total + rounded > self.limit:
                 raise OutOfMemoryError(
                     f"Out of memory allocating {rounded:,} bytes (limit set to: {self.limit:,})"
