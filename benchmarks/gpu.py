@@ -39,10 +39,12 @@ from registers import spec_of
 from workloads import OTHERS, WORKLOADS, Array, Workload, distances, gaussian
 
 from farfield_kernels import engine
-from farfield_kernels.arguments import check_arguments
+from farfield_kernels.arguments import check_arguments, numpy_dtype
 from farfield_kernels.build import cuda_device_count, import_cupy
+from farfield_kernels.cuda_device import current_cuda
+from farfield_kernels.cuda_launch import sum_rows
 from farfield_kernels.engine import bind
-from farfield_kernels.execute import Cuda, Work, output_dtype
+from farfield_kernels.execute import Work, output_dtype
 from farfield_kernels.operation import read
 from farfield_kernels.schedule import for_sizes
 from farfield_kernels.schedule_contraction import is_for
@@ -94,26 +96,31 @@ def planned(workload: Workload) -> tuple[Work, list[Array]]:
 def ours(workload: Workload) -> Compute:
     """All kernels of a workload, on device arrays."""
     work, arrays = planned(workload)
-    backend, sizes = Cuda(), work.sizes
-    inputs = [
-        backend.put(bind(slot, array, sizes.compute, sizes.N))
-        for slot, array in zip(work.call.operation.arguments, arrays, strict=True)
-    ]
+    backend, sizes = current_cuda(), work.sizes
+    passage = backend.open(
+        [
+            bind(slot, array, sizes.compute, sizes.N)
+            for slot, array in zip(work.call.operation.arguments, arrays, strict=True)
+        ]
+    )
+    passage.begin()
     launches = []
     for stage in work.call.stages:
         outputs = [
-            backend.empty(work.shape(stage.program, o), output_dtype(o, sizes.compute))
+            passage.empty(work.shape(stage.program, o), numpy_dtype(output_dtype(o, sizes.compute)))
             for o in stage.program.outputs
         ]
         launch = work.launch(stage, backend)
-        launches.append((launch, outputs, launch.memory()))
+        launches.append((launch, outputs, launch.memory(passage)))
+    passage.wait()
 
     def compute() -> None:
+        """On the current stream, where events are recorded."""
         for launch, outputs, memory in launches:
-            launch.run(inputs, outputs, memory, 0, launch.units)
+            launch.run(passage.arguments, outputs, memory, 0, launch.units)
             for output, written in zip(launch.kernel.program.outputs, outputs, strict=True):
                 if output.is_sum:
-                    written.sum(1)
+                    sum_rows(written, passage)
 
     return compute
 

@@ -22,7 +22,7 @@ from machine import save
 from workloads import OTHERS, WORKLOADS, Workload
 
 from farfield_kernels.build import CUDA_OPTIONS
-from farfield_kernels.launch import DEFAULT_MULTIPROCESSORS
+from farfield_kernels.cuda_launch import DEFAULT_MULTIPROCESSORS
 from farfield_kernels.operation import Spec
 from farfield_kernels.schedule import for_sizes, split
 from farfield_kernels.stages import Emitted, plan_call

@@ -6,9 +6,9 @@ The rules themselves are those of `execute.Work` and `schedule.py`; here they ar
 from __future__ import annotations
 
 from .cost import Cost, operations, register_tile, stage_costs
+from .cuda_launch import multiprocessors
 from .emit.cpp_components import AT_A_TIME
 from .execute import Work
-from .launch import multiprocessors
 from .machine import Limits
 from .roll import LEAST, roll
 from .schedule import FEW_ROWS, MANY_COLUMNS, block_rows, split

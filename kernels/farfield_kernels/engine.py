@@ -14,8 +14,9 @@ import numpy as np
 from .arguments import check_arguments, numpy_dtype, result_shapes
 from .build import cuda_device_count, import_cupy, warn_of_numpy
 from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
-from .execute import Host, Numpy, Timing, Work, backend_for, execute
+from .execute import Backend, Timing, Work, backend_for, execute
 from .expr import INDEX_SHIFT, Array
+from .host_device import Numpy
 from .operation import Slot, Spec, read
 from .ranges import check_ranges
 from .schedule import Device
@@ -71,6 +72,7 @@ def run(
 
     Raises:
         FormulaError, ArgumentError, LimitError, BuildError: see their classes.
+        InsufficientMemory, DeviceError: of a CUDA device; see cuda_errors.py.
     """
     call = _begin(spec, arrays, device, out, ranges)
     if isinstance(call[-1], Numpy):
@@ -108,6 +110,7 @@ def run_in_parts(
 
     Raises:
         FormulaError, ArgumentError, LimitError, BuildError: see their classes.
+        InsufficientMemory, DeviceError: of a CUDA device; see cuda_errors.py.
     """
     call = _begin(spec, arrays, device, out, ranges)
     if isinstance(call[-1], Numpy):
@@ -116,7 +119,7 @@ def run_in_parts(
     return Outcome(call[2], call[3])
 
 
-_Call = tuple[Work, list[Array], list[Array], Timing, Host]
+_Call = tuple[Work, list[Array], list[Array], Timing, Backend]
 """Work, arguments, results, timing and back end."""
 
 
@@ -140,11 +143,12 @@ def _begin(
     else:
         ready = _ready(spec, backend, dtypes, shapes, ranges)
     work = ready.work
-    for step in work.steps:
-        if step.separated:
-            backend.build(step.separated.kernels)
-        else:
-            work.launch(step.stage, backend)
+    with backend.guard:
+        for step in work.steps:
+            if step.separated:
+                backend.build(step.separated.kernels)
+            else:
+                work.launch(step.stage, backend)
     timing.compile_ms = (time.perf_counter() - started) * 1e3
     results = [np.empty(shape, dtype) for shape, dtype in ready.results] if out is None else _checked(out, ready)
     inputs = [
@@ -184,7 +188,7 @@ class _Ready:
 
 def _ready(
     spec: Spec,
-    backend: Host,
+    backend: Backend,
     dtypes: Sequence[np.dtype[Any]],
     shapes: Sequence[tuple[int, ...]],
     ranges: Sequence[Array] | None = None,
@@ -201,7 +205,7 @@ def _ready(
 
 @functools.lru_cache(maxsize=1024)
 def _ready_without_ranges(
-    spec: Spec, backend: Host, dtypes: Sequence[np.dtype[Any]], shapes: Sequence[tuple[int, ...]]
+    spec: Spec, backend: Backend, dtypes: Sequence[np.dtype[Any]], shapes: Sequence[tuple[int, ...]]
 ) -> _Ready:
     """Kept, as most calls are made again."""
     return _ready(spec, backend, dtypes, shapes)

@@ -6,6 +6,7 @@
     │   ├── DtypeError          its element type
     │   └── ShapeError          its shape
     ├── LimitError          more than this installation computes in one call
+    │   └── InsufficientMemory  more memory than the device has, or a worker
     └── BuildError          no compiler, or the compiler refused the emitted source
         ├── BuildTimeout        compiling took too long
         └── DeviceError         the device asked for is not there, or failed
@@ -119,6 +120,12 @@ class LimitError(FarfieldError):
     code = "limit_exceeded"
 
 
+class InsufficientMemory(LimitError, MemoryError):
+    """It needs more memory than the device has, or a worker."""
+
+    code = "insufficient_memory"
+
+
 class BuildError(FarfieldError, RuntimeError):
     """No compiler was found, or it refused the emitted source."""
 
@@ -132,9 +139,19 @@ class BuildTimeout(BuildError):
 
 
 class DeviceError(BuildError):
-    """The device asked for is not there, or failed."""
+    """The device asked for is not there, or failed.
+
+    Args:
+        is_lost: whether this process can no longer use it.
+    """
 
     code = "device_error"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, limit: int | None = None, is_lost: bool = False
+    ) -> None:
+        super().__init__(message, field=field, limit=limit)
+        self.is_lost = is_lost
 
 
 class CompilerMissingWarning(UserWarning):

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .arguments import Sizes, numpy_dtype
-from .blocks import NumpyKernel
-from .build import import_cupy, numpy_reason
+from .build import numpy_reason
+from .cuda_device import Cuda, current_cuda
+from .cuda_launch import capability, multiprocessors
+from .cuda_passage import CudaPassage, Slices
 from .expr import Array
-from .launch import CpuKernel, CudaKernel, Extent, Launch, capability, multiprocessors, thread_count
+from .host_device import NOWHERE, Host, HostPassage, Numpy, Target
+from .launch import Extent, Launch
 from .lower import Output, Program
 from .operation import Vjp
-from .pace import Pace
+from .pace import GROWTH, Pace
 from .ranges import Ranges
 from .schedule import FEW_ROWS, MANY_COLUMNS, Device, Schedule, block_rows, for_sizes
 from .schedule_contraction import is_for
@@ -35,8 +36,8 @@ class Timing:
 
     Args:
         compile_ms: checking the call, if it is a new one, and compiling what is not compiled yet.
-        h2d_ms, d2h_ms: copying arguments to a device, and results from it.
-        kernel_ms: the kernels.
+        h2d_ms, d2h_ms: copying arguments to a device before the first kernel, and results after the last.
+        kernel_ms: the kernels, and what is copied meanwhile; of a call replayed as a graph, all its copies too.
     """
 
     compile_ms: float = 0.0
@@ -45,25 +46,10 @@ class Timing:
     d2h_ms: float = 0.0
 
 
+Backend = Host | Cuda
+Passage = HostPassage | CudaPassage
+HOST, NUMPY = Host(), Numpy()
 KEPT_BYTES = 4096  # of a table of batch offsets, up to which it is kept for the next call of that kind
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an output of a kernel is written to.
-
-    Args:
-        place: number of the result.
-        shape, dtype: of the array that the kernel writes.
-        is_sum: whether its rows are to be summed.
-        is_direct: whether that array is the result.
-    """
-
-    place: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_sum: bool
-    is_direct: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +86,7 @@ class Work:
             targets.append(Target(place, self.shape(stage.program, output), written, output.is_sum, is_direct))
         return tuple(targets)
 
-    def launch(self, stage: Stage, backend: Host) -> Launch:
+    def launch(self, stage: Stage, backend: Backend) -> Launch:
         """The kernel of a stage over all pairs, compiled, and ready to be launched again and again."""
         found = self.launches.get(stage)
         if found is None:
@@ -111,7 +97,21 @@ class Work:
                 self.launches[stage] = found
         return found
 
-    def pace(self, part_s: float, backend: Host) -> Pace:
+    @property
+    def is_separated(self) -> bool:
+        """Whether a stage is computed by passes, whose results are looked at before they are used."""
+        return any(step.separated for step in self.steps)
+
+    def is_short(self, part_s: float, backend: Backend) -> bool:
+        """Whether it surely ends within a part, as it did before: a device is not asked in between then."""
+        if backend.is_host or self.is_separated:
+            return False
+        launches = [self.launch(step.stage, backend) for step in self.steps]
+        if not all(launch.last_rate or not launch.steps for launch in launches):
+            return False
+        return GROWTH * sum(launch.steps / launch.last_rate for launch in launches if launch.steps) <= part_s
+
+    def pace(self, part_s: float, backend: Backend) -> Pace:
         """The parts of this call; passes over columns and rows count as no work, so little are they."""
         over_pairs = (self.launch(step.stage, backend) for step in self.steps if not step.separated)
         return Pace(part_s, sum(launch.steps for launch in over_pairs))
@@ -199,122 +199,10 @@ def output_dtype(output: Output, dtype: str) -> str:
     return "int64" if output.is_index else "float64" if output.is_sum else dtype
 
 
-# ---- back ends -----------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=512)
-def _cpu_kernels(kernels: tuple[Emitted, ...]) -> tuple[CpuKernel, ...]:
-    """Compiled kernels; those of one stage are compiled at the same time."""
-    if len(kernels) == 1:
-        return (CpuKernel(*kernels[0].parts),)
-    with ThreadPoolExecutor(min(len(kernels), thread_count())) as pool:
-        return tuple(pool.map(lambda emitted: CpuKernel(*emitted.parts), kernels))
-
-
-@functools.lru_cache(maxsize=512)
-def _cuda_kernels(kernels: tuple[Emitted, ...]) -> tuple[CudaKernel, ...]:
-    return tuple(CudaKernel(*emitted.parts) for emitted in kernels)
-
-
-@functools.lru_cache(maxsize=512)
-def _numpy_kernels(kernels: tuple[Emitted, ...]) -> tuple[NumpyKernel, ...]:
-    return tuple(NumpyKernel(*emitted.parts) for emitted in kernels)
-
-
-class Host:
-    """CPU kernels, which read and write NumPy arrays as they are."""
-
-    is_host = True
-
-    def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
-        """Compiled kernels."""
-        return _cpu_kernels(kernels)
-
-    def put(self, array: Array) -> Any:
-        """An array as kernels take it."""
-        return array
-
-    def get(self, array: Any) -> Array:
-        """An array that kernels wrote, for the host."""
-        written: Array = array
-        return written
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory for results."""
-        return np.empty(shape, dtype)
-
-    def beside(self, place: int) -> contextlib.AbstractContextManager[None]:
-        """Where the stage at a place runs: next to the others, if the device can."""
-        return contextlib.nullcontext()
-
-    def wait(self) -> None:
-        """Until all that was started is done."""
-
-
-class Numpy(Host):
-    """Kernels of NumPy calls, for a host without a compiler."""
-
-    def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
-        """Kernels, of which nothing is compiled."""
-        return _numpy_kernels(kernels)
-
-
-class Cuda(Host):
-    """CUDA kernels on the current device and stream."""
-
-    is_host = False
-
-    def __init__(self) -> None:
-        self.cupy = import_cupy()
-        self.streams: dict[int, Any] = {}
-
-    def build(self, kernels: tuple[Emitted, ...]) -> Sequence[Any]:
-        """Compiled kernels."""
-        return _cuda_kernels(kernels)
-
-    def put(self, array: Array) -> Any:
-        """A copy on the device."""
-        return self.cupy.asarray(array)
-
-    def get(self, array: Any) -> Array:
-        """A copy on the host."""
-        written: Array = self.cupy.asnumpy(array)
-        return written
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Device memory for results."""
-        return self.cupy.empty(shape, dtype)
-
-    @contextlib.contextmanager
-    def beside(self, place: int) -> Iterator[None]:
-        """The first stage runs on the current stream, the others on another one that it waits for at the end."""
-        if place == 0:
-            yield
-            return
-        current, device = self.cupy.cuda.get_current_stream(), self.cupy.cuda.Device().id
-        if device not in self.streams:
-            self.streams[device] = self.cupy.cuda.Stream(non_blocking=True)
-        with self.streams[device] as stream:
-            yield
-        current.wait_event(stream.record())
-
-    def wait(self) -> None:
-        """Until the stream is empty, and what it waits for."""
-        self.cupy.cuda.get_current_stream().synchronize()
-
-
-HOST, NUMPY = Host(), Numpy()
-
-
-@functools.cache
-def _cuda() -> Cuda:
-    return Cuda()
-
-
-def backend_for(device: Device) -> Host:
+def backend_for(device: Device) -> Backend:
     """The back end of a device; on the CPU that of NumPy where there is no compiler."""
     if device == "cuda":
-        return _cuda()
+        return current_cuda()
     return HOST if numpy_reason() is None else NUMPY
 
 
@@ -326,7 +214,7 @@ def execute(
     inputs: Sequence[Array],
     results: Sequence[Array],
     timing: Timing,
-    backend: Host,
+    backend: Backend,
     part_s: float = math.inf,
 ) -> Iterator[float]:
     """Fill in the results, and stop now and then.
@@ -340,72 +228,163 @@ def execute(
         timing: its fields are set, without the time of the stops; compiling anew is added to `compile_ms`.
         backend: where kernels run.
         part_s: seconds.
+
+    Raises:
+        InsufficientMemory, DeviceError: of a CUDA device; see cuda_errors.py.
     """
-    started = time.perf_counter()
-    arguments = [backend.put(array) for array in inputs]
-    backend.wait()
-    copied = time.perf_counter()
-    compiling_before, suspended_s = timing.compile_ms, 0.0
-    pace = None if part_s == math.inf else work.pace(part_s, backend)
-    computed: dict[int, Any] = {}
+    pauses: list[float] = []
+    begun, compiling_before = time.perf_counter(), timing.compile_ms
+    with backend.guard:
+        if not backend.is_host and _replayed(work, inputs, results, timing, backend, part_s):
+            return
+        is_whole = part_s == math.inf or work.is_short(part_s, backend)
+        slices = None if backend.is_host else _slices(work, inputs, results, backend)
+        with backend.open(inputs, slices) as passage:
+            pace = None if is_whole else work.pace(part_s, backend)
+            yield from _enqueued(work, results, timing, backend, passage, pauses, pace)
+            settled = passage.finish()
+            finished = time.perf_counter()
+            _settle(work, settled, results)
+            between = passage.between
+            timing.h2d_ms = between(passage.begun, passage.copied)
+            timing.kernel_ms = between(passage.copied, passage.computed) - (timing.compile_ms - compiling_before)
+            if pauses:
+                timing.kernel_ms -= sum(pauses) * 1e3
+            timing.d2h_ms = between(passage.computed, passage.ended) + (time.perf_counter() - finished) * 1e3
+    if is_whole and finished - begun > part_s:
+        for launch in work.launches.values():
+            launch.last_rate = 0.0  # to be measured anew
+
+
+def _settle(work: Work, settled: Sequence[tuple[Array, int]], results: Sequence[Array]) -> None:
+    """Make results of what kernels wrote."""
+    for written, place in settled:
+        work.settle(written, place, results[place])
+    for place in work.call.zeros:
+        results[place][...] = 0
+
+
+def _enqueued(
+    work: Work,
+    results: Sequence[Array],
+    timing: Timing,
+    backend: Backend,
+    passage: Passage,
+    pauses: list[float],
+    pace: Pace | None,
+) -> Iterator[float]:
+    """Start all kernels and copies of a call, with stops if there is a pace; `pauses` gets their seconds."""
     for place, step in enumerate(work.steps):
-        with backend.beside(place) if pace is None else contextlib.nullcontext():
+        with passage.beside(place) if pace is None else NOWHERE:
             outputs = [
                 results[target.place]
                 if target.is_direct and backend.is_host
-                else backend.empty(target.shape, target.dtype)
+                else passage.empty(target.shape, target.dtype)
                 for target in step.targets
             ]
             separated = step.separated
-            if not (separated and _by_passes(work, separated, arguments, outputs, backend)):
+            if not (separated and _by_passes(work, separated, outputs, passage, backend)):
                 begun = time.perf_counter()
                 launch = work.launch(step.stage, backend)
                 if separated:  # refused: what computes all pairs may be new
                     timing.compile_ms += (time.perf_counter() - begun) * 1e3
                     if pace:
                         pace.steps += launch.steps
-                memory, end, is_over = launch.memory(), 0, False
-                while not is_over:
-                    first, end = end, pace.end(launch, end) if pace else launch.units
-                    launch.run(arguments, outputs, memory, first, end)
-                    is_over = end == launch.units
-                    if pace:
-                        backend.wait()
-                        if pace.is_due(launch, first, end):
-                            stopped = time.perf_counter()
-                            yield pace.fraction
-                            pace.resume()
-                            suspended_s += time.perf_counter() - stopped
-            for target, written in zip(step.targets, outputs, strict=True):
-                computed[target.place] = written.sum(1) if target.is_sum else written
-    backend.wait()
-    finished = time.perf_counter()
-    for place, written in computed.items():
-        if written is not results[place]:
-            work.settle(backend.get(written), place, results[place])
-    for place in work.call.zeros:
-        results[place][...] = 0
-    ended = time.perf_counter()
-    timing.h2d_ms = (copied - started) * 1e3
-    timing.kernel_ms = (finished - copied - suspended_s) * 1e3 - (timing.compile_ms - compiling_before)
-    timing.d2h_ms = (ended - finished) * 1e3
+                memory = launch.memory(passage)
+                if pace:
+                    yield from _in_parts(launch, outputs, memory, passage, pauses, pace)
+                else:
+                    passage.compute(launch, passage.arguments, outputs, memory, 0, launch.units)
+            passage.take(outputs, step.targets, results)
+
+
+def _in_parts(
+    launch: Launch, outputs: Sequence[Any], memory: Any, passage: Passage, pauses: list[float], pace: Pace
+) -> Iterator[float]:
+    """One kernel, part by part."""
+    end, is_over = 0, False
+    while not is_over:
+        first, end = end, pace.end(launch, end)
+        passage.compute(launch, passage.arguments, outputs, memory, first, end)
+        passage.wait()
+        is_over = end == launch.units
+        if pace.is_due(launch, first, end):
+            stopped = time.perf_counter()
+            yield pace.fraction
+            pace.resume()
+            pauses.append(time.perf_counter() - stopped)
 
 
 def _by_passes(
-    work: Work, separated: Separated, arguments: Sequence[Any], outputs: Sequence[Any], backend: Host
+    work: Work, separated: Separated, outputs: Sequence[Any], passage: Passage, backend: Backend
 ) -> bool:
     """Compute a stage's outputs by passes over columns and rows; False if they must not be used."""
     rows, cols = work.lengths(separated.rows.program)
     *column_kernels, row_kernel = backend.build(separated.kernels)
+    float64 = np.dtype("float64")
+
+    def compute(kernel: Any, extent: Extent, inputs: Sequence[Any], written: Sequence[Any]) -> None:
+        launch = kernel.launch(extent)
+        passage.compute(launch, inputs, written, launch.memory(passage), 0, launch.units)
+
     sums: list[Any] = []
     for kernel in column_kernels:
-        result = backend.empty((1, 1, kernel.program.outputs[0].width), "float64")
-        kernel.launch(Extent(1, cols, terms=cols))(arguments, [result])
-        sums.append(result)
-    refused = backend.empty((1, rows, 1), "float64")
-    row_kernel.launch(Extent(rows, 1, terms=rows))([*arguments, *sums], [*outputs, refused])
-    on_host, total = iter([backend.get(result) for result in sums]), float(refused.sum())
+        sums.append(passage.empty((1, 1, kernel.program.outputs[0].width), float64))
+        compute(kernel, Extent(1, cols, terms=cols), passage.arguments, sums[-1:])
+    refused = passage.empty((1, rows, 1), float64)
+    compute(row_kernel, Extent(rows, 1, terms=rows), [*passage.arguments, *sums], [*outputs, refused])
+    on_host = iter([passage.get(result) for result in sums])
+    total = passage.total(refused)
     return all(
         acceptable(separation, list(itertools.islice(on_host, len(separation.columns))), total)
         for separation in separated.separations
     )
+
+
+# ---- what a CUDA device does beside ---------------------------------------------------------------------------
+
+
+def _slices(work: Work, inputs: Sequence[Array], results: Sequence[Array], backend: Backend) -> Slices | None:
+    """For a call of one kernel over all pairs whose results are its rows, if that pays."""
+    if isinstance(backend, Host) or len(work.steps) != 1:
+        return None
+    (step,), program = work.steps, work.steps[0].stage.program
+    is_whole = work.pairs is not None or work.sizes.batch or work.is_separated or program.over_rows
+    if is_whole or not all(target.is_direct for target in step.targets):
+        return None
+    slots = work.call.operation.arguments
+    in_rows = [position for position, slot in enumerate(slots) if slot.axis == program.row_axis]
+    written = [results[target.place] for target in step.targets]
+    return backend.slices(work.launch(step.stage, backend), in_rows, inputs, written)
+
+
+def _replayed(
+    work: Work,
+    inputs: Sequence[Array],
+    results: Sequence[Array],
+    timing: Timing,
+    backend: Backend,
+    part_s: float,
+) -> bool:
+    """Fill in the results by a graph; False if there is none for such a call."""
+    if isinstance(backend, Host) or work.pairs is not None or work.is_separated or not work.steps:
+        return False
+    steps = sum(work.launch(step.stage, backend).steps for step in work.steps)
+    if len(work.launches) < len(work.steps):
+        return False  # their tables are too large to be kept
+
+    def enqueue(passage: CudaPassage) -> None:
+        for _ in _enqueued(work, results, timing, backend, passage, [], None):
+            pass  # it does not stop
+
+    replay = backend.replay(work, inputs, sum(result.nbytes for result in results), steps, part_s, enqueue)
+    if replay is None or not replay.lock.acquire(blocking=False):  # another thread is at it
+        return False
+    try:
+        settled = replay(inputs, timing)
+        computed = time.perf_counter()
+        _settle(work, settled, results)
+        timing.d2h_ms = (time.perf_counter() - computed) * 1e3
+    finally:
+        replay.lock.release()
+    return True

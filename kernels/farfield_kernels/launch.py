@@ -1,4 +1,4 @@
-"""Binary + arrays -> arrays: run one kernel on CPU threads or on a CUDA device.
+"""Binary + arrays -> arrays: run one kernel on CPU threads; cuda_launch.py does so on a CUDA device.
 
 Every CPU thread calls the same function and draws units of work from one ticket. The threads are Farfield's own,
 so no OpenMP run time can clash with the one that torch brings; the calling thread is one of them, and ctypes
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .build import build_cpp, build_cuda, cuda_device_count, import_cupy
+from .build import build_cpp
 from .errors import DeviceError
 from .expr import Array
 from .lower import Level, Program
@@ -29,9 +29,6 @@ from .schedule import Schedule, block_rows, split
 SMALLEST_SHARED_WORK = 1_000_000
 ROUNDING = 1e-9  # of the work of a launch: that much more does not need another part
 TICKET_END = 2**62  # past every unit of work
-DEFAULT_MULTIPROCESSORS = 132  # of an H100 or H200, where there is no device to ask
-DEFAULT_CAPABILITY = 9  # of those too
-STATES = 2048  # of rows, merged by one block of a device: 16 by each thread, one after the other
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -153,8 +150,12 @@ class Launch:
         self.kernel, self.extent, self.units, self.workers = kernel, extent, units, workers
         self.last_rate = 0.0  # scalar operations per second, when it was run in parts; see pace.py
 
-    def memory(self) -> Any:
-        """What the units of one run share: states that are merged when all are known."""
+    def memory(self, passage: Any = None) -> Any:
+        """What the units of one run share: states that are merged when all are known.
+
+        Args:
+            passage: what has memory of the device; see cuda_passage.py.
+        """
 
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
         """Compute the units `first` to `end - 1`, and finish with the last one.
@@ -166,9 +167,9 @@ class Launch:
         """
         raise NotImplementedError
 
-    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any], passage: Any = None) -> None:
         """Compute all units."""
-        self.run(inputs, outputs, self.memory(), 0, self.units)
+        self.run(inputs, outputs, self.memory(passage), 0, self.units)
 
     @functools.cached_property
     def steps(self) -> float:
@@ -245,7 +246,7 @@ class CpuLaunch(Launch):
         self.tables = (ctypes.c_longlong(blocks), *(ctypes.c_void_p(_address(table)) for table in tables))
         self.terms = ctypes.c_longlong(extent.terms if over_rows else cols)
 
-    def memory(self) -> Array | None:
+    def memory(self, passage: Any = None) -> Array | None:
         """Partial states."""
         return np.empty(self.partial) if self.is_merged else None
 
@@ -298,86 +299,3 @@ def _address(array: Array | None) -> int | None:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # before Python 3.12
     except (TypeError, ValueError, BufferError):  # read-only, empty, or of a type that buffers do not know
         return int(array.ctypes.data)
-
-
-def multiprocessors() -> int:
-    """Of the current CUDA device; `DEFAULT_MULTIPROCESSORS` without one."""
-    if not cuda_device_count():
-        return DEFAULT_MULTIPROCESSORS
-    return int(import_cupy().cuda.Device().attributes["MultiProcessorCount"])
-
-
-def capability() -> int:
-    """The major number of the current CUDA device's compute capability; `DEFAULT_CAPABILITY` without one."""
-    if not cuda_device_count():
-        return DEFAULT_CAPABILITY
-    return int(import_cupy().cuda.Device().attributes["ComputeCapabilityMajor"])
-
-
-class CudaKernel:
-    """One compiled CUDA kernel."""
-
-    def __init__(self, program: Program, schedule: Schedule, source: str) -> None:
-        module = build_cuda(source)
-        self.program, self.schedule = program, schedule
-        self.reduce = module.get_function("farfield_reduce")
-        self.merge = module.get_function("farfield_merge")
-        self.state = program.state_size * len(program.components)
-
-    def launch(self, extent: Extent) -> Launch:
-        """Ready to be run on CuPy arrays and the current stream; the tables of `extent` are NumPy arrays."""
-        return CudaLaunch(self, extent)
-
-
-class CudaLaunch(Launch):
-    """The grid of a kernel on the current device."""
-
-    def __init__(self, kernel: CudaKernel, extent: Extent) -> None:
-        self.cupy = import_cupy()
-        workers = multiprocessors()
-        rows, cols, batches = extent.rows, extent.cols, extent.batches
-        is_split = extent.blocks is None
-        self.splits = split(kernel.schedule, rows, cols, batches, workers) if is_split else 1
-        self.row_blocks = extent.row_blocks(kernel.schedule)
-        super().__init__(kernel, extent, batches * self.row_blocks * self.splits, workers)
-        # States of an element of the batch where both axes are reduced: of all units, and after each merging.
-        self.states = [self.row_blocks * self.splits * (kernel.schedule.block // kernel.schedule.mergers)]
-        while self.states[-1] > STATES:
-            self.states.append(-(-self.states[-1] // STATES))
-
-    def memory(self) -> tuple[Any, list[Any]]:
-        """Partial states, and the tables on the device."""
-        extent, kernel, null = self.extent, self.kernel, np.uintp(0)
-        is_merged = self.splits > 1 or kernel.program.over_rows
-        states = sum(self.states) if kernel.program.over_rows else self.splits * extent.rows
-        size = extent.batches * kernel.state * states if is_merged else 1
-        tables = (extent.blocks, extent.ranges, extent.offsets)
-        on_device = [null if table is None else self.cupy.asarray(table) for table in tables]
-        return self.cupy.empty(size, dtype="float64"), on_device
-
-    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], memory: Any, first: int, end: int) -> None:
-        """See `Launch`."""
-        extent, kernel, over_rows = self.extent, self.kernel, self.kernel.program.over_rows
-        rows, cols, batches = extent.rows, extent.cols, extent.batches
-        if batches == 0 or (rows == 0 and not over_rows):
-            return
-        partial, tables = memory
-        read = [inputs[position] for position, _ in kernel.program.widths]
-        sizes = [np.int64(size) for size in (rows, cols, self.splits)]
-        block = kernel.schedule.block
-        if end > first:
-            walk = (*sizes, np.int64(first), np.int64(self.row_blocks), *tables)
-            kernel.reduce((end - first,), (block,), (*walk, *read, *outputs, partial))
-        if end == self.units and over_rows:
-            self._merge_rows(outputs, partial)
-        elif end == self.units and self.splits > 1:
-            blocks = -(-batches * rows * kernel.schedule.mergers // block)
-            kernel.merge((blocks,), (block,), (*sizes, np.int64(batches), np.int64(cols), *outputs, partial))
-
-    def _merge_rows(self, outputs: Sequence[Any], partial: Any) -> None:
-        """Merge what blocks left, until each element of the batch has one state."""
-        kernel, batches = self.kernel, self.extent.batches
-        for states, left in zip(self.states, (*self.states[1:], 1), strict=True):
-            sizes = (np.int64(size) for size in (states, self.extent.cols, left, batches, self.extent.terms))
-            kernel.merge((batches * left,), (kernel.schedule.mergers,), (*sizes, *outputs, partial))
-            partial = partial[batches * kernel.state * states :]

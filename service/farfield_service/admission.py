@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from farfield_kernels.arguments import Sizes, check_arguments, numpy_dtype, result_bytes, result_shapes
-from farfield_kernels.errors import LimitError
+from farfield_kernels.errors import InsufficientMemory, LimitError
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Operation, Spec
 from farfield_kernels.predict import Prediction, predict
 from farfield_kernels.ranges import NAMES as RANGES
 
 from .arena import ALIGNMENT, Arena, Lease
-from .errors import (
-    BadRequest,
-    DeadlineExceeded,
-    InsufficientMemory,
-    LengthRequired,
-    UnsupportedMediaType,
-)
+from .errors import BadRequest, DeadlineExceeded, LengthRequired, UnsupportedMediaType
 from .job import Job
 from .settings import Settings
 from .wire import FRAME, MSGPACK, Call

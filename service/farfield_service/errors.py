@@ -19,7 +19,6 @@ FarfieldError (of the compiler)
     ├── WorkerDied            the worker died twice under this request
     ├── JobTimeout            it ran longer than the server allows
     ├── DeadlineExceeded      the caller's own deadline passed first
-    ├── InsufficientMemory    it needs more memory than a worker has
     ├── Quarantined           workers die of it
     └── InternalError         a defect of the server
 """
@@ -159,12 +158,6 @@ class JobTimeout(ServiceError):
     """The request ran longer than the server allows."""
 
     code = "job_timeout"
-
-
-class InsufficientMemory(ServiceError):
-    """The request needs more memory than a worker has."""
-
-    code = "insufficient_memory"
 
 
 class Quarantined(ServiceError):

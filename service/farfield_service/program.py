@@ -68,6 +68,7 @@ class Program(asyncio.Protocol):
         words = {
             "arena_bytes": arena.size,
             "device": settings.device,
+            "device_memory_bytes": settings.device_memory_bytes,
             "log_format": settings.log_format,
             "log_level": settings.log_level,
             "memory_bytes": settings.worker_memory_bytes,

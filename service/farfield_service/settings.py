@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     worker_memory_bytes: int = Field(
         0, ge=0, description="memory of a worker on the CPU beside the arena; 0 is no limit"
     )
+    device_memory_bytes: int = Field(
+        0, ge=0, description="device memory of a worker on a GPU; 0 is nine tenths of the device's"
+    )
     part_s: float = Field(
         0.25, gt=0, description="seconds after which a long request lets others go, and may be cancelled"
     )

@@ -40,12 +40,16 @@ import numpy as np
 
 from farfield_kernels.arguments import numpy_dtype
 from farfield_kernels.build import find_compiler, import_cupy, loaded_count
+from farfield_kernels.cuda_device import current_cuda, use_cuda
+from farfield_kernels.cuda_errors import device_errors
 from farfield_kernels.engine import Outcome, prepare, resolve_device, run_in_parts
-from farfield_kernels.errors import FarfieldError
+from farfield_kernels.errors import DeviceError, FarfieldError
+from farfield_kernels.execute import backend_for
 from farfield_kernels.expr import Array
 from farfield_kernels.launch import thread_count
 from farfield_kernels.operation import Spec
 from farfield_kernels.ranges import NAMES as RANGES
+from farfield_kernels.schedule import Device
 
 from .logs import configure, current_request
 from .tracing import open_tracing
@@ -69,15 +73,19 @@ def main(arguments: list[str]) -> int:
     if start["memory_bytes"]:
         limit = start["arena_bytes"] + start["memory_bytes"]
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    os.environ["FARFIELD_DEVICE_MEMORY_BYTES"] = str(start["device_memory_bytes"])
     connection = Connection(socket.socket(fileno=int(arguments[0])))
     try:
-        device = resolve_device(start["device"])
-        facts = _facts(device, start["number"])
+        with device_errors():
+            device = resolve_device(start["device"])
+            _take_device(device, start["number"])
+            facts = _facts(device, start["number"])
+            backend_for(device).pin(arena)
     except FarfieldError as error:
         connection.send({"error": error.message})
         return 1
     connection.send(facts)
-    with ThreadPoolExecutor(BUILDERS) as builders:
+    with ThreadPoolExecutor(BUILDERS, initializer=_take_device, initargs=(device, start["number"])) as builders:
         started = threading.Barrier(BUILDERS + 1)
         for _ in range(BUILDERS):  # now, so that a worker has all its threads from the start
             builders.submit(started.wait)
@@ -168,14 +176,15 @@ class Desk:
         try:
             answer: dict[str, Any] = act(message)
         except FarfieldError as error:
+            if isinstance(error, DeviceError) and error.is_lost:
+                log.exception("request %s: this program ends", message.get("request_id"))
+                os._exit(1)  # a new one replays the request
             answer = {"error": {"code": error.code, "message": error.message, **error.details()}}
         except MemoryError:
             sentence = "this computation needs more memory than a worker of this server has"
             answer = {"error": {"code": "insufficient_memory", "message": sentence}}
-        except Exception as error:
+        except Exception:
             log.exception("request %s failed", message.get("request_id"))
-            if type(error).__module__.startswith("cupy"):
-                os._exit(1)  # a CUDA error may stick to the context: a new program replays the request
             sentence = "the worker failed; the server's log has the rest under this request id"
             answer = {"error": {"code": "internal_error", "message": sentence}}
         if "error" in answer:
@@ -232,13 +241,18 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _facts(device: str, number: int) -> dict[str, Any]:
-    """What this worker is; worker `number` of several takes the device of that number."""
+def _take_device(device: str, number: int) -> None:
+    """Worker `number` of several takes the GPU of that number; each thread has to say so."""
+    if device == "cuda":
+        use_cuda(number)
+
+
+def _facts(device: Device, number: int) -> dict[str, Any]:
+    """What this worker is."""
     if device == "cuda":
         cupy = import_cupy()
-        cupy.cuda.Device(number % cupy.cuda.runtime.getDeviceCount()).use()
         properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-        name, memory = properties["name"].decode(), properties["totalGlobalMem"]
+        name, memory = properties["name"].decode(), current_cuda().memory.limit_bytes
         return {"device": device, "number": number, "name": name, "memory_bytes": memory}
     return {
         "device": device,

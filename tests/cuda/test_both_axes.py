@@ -13,9 +13,11 @@ from cuda.simt.device import Emulated, emulated
 from cuda.test_contraction import LOGSUMEXP, errors, points, scheme
 from cuda.test_emitted_text_runs import check, computed
 from cuda.test_schedules import chosen, shared_by
-from farfield_kernels import launch
+from farfield_kernels import cuda_launch
+from farfield_kernels.cuda_device import current_cuda
+from farfield_kernels.cuda_launch import CudaKernel
 from farfield_kernels.expr import Array
-from farfield_kernels.launch import CudaKernel, Extent
+from farfield_kernels.launch import Extent
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reductions import REDUCTIONS
 from farfield_kernels.reference import reference
@@ -47,7 +49,7 @@ def test_blocks_are_merged_in_levels(name: str, device: Emulated) -> None:
     """Two states by a block at a time, of five blocks, of batches too: the same results, in any order."""
     spec = spec_of(name, None)
     rows = 4 * THREADS * stage_of(spec, "float64").emitted.schedule.rows + 5
-    with mock.patch.object(launch, "STATES", 2):
+    with mock.patch.object(cuda_launch, "STATES", 2):
         check(device, spec, draw(rows, 4, "float64"), 1e-13, name)
         check(device, spec, drawn(BATCHES["crossed"], 70, 9, "float64"), 1e-13, f"{name} of batches")
 
@@ -76,7 +78,8 @@ def test_one_state_of_a_block_is_kept(device: Emulated) -> None:
     for blocks, splits, states in ((3, 1, 3), (40, 2, 80), (3000, 1, 3002), (5000, 2, 10_005)):
         with forced_splits(splits):
             planned = kernel.launch(Extent(blocks * own, 10, 7, terms=10 * blocks * own))
-        assert planned.memory()[0].size == 7 * 2 * states
+        partial, _ = planned.memory(current_cuda().open([]))
+        assert partial.shape == (7 * 2 * states,)
 
 
 def test_lists_too_long_to_meet_in_shared_memory(device: Emulated) -> None:
@@ -108,7 +111,7 @@ def test_rows_on_tensor_cores(sizes: Sequence[int], device: Emulated) -> None:
     arrays = [points(sizes[0], 40), points(sizes[1], 40, 1), np.float32([0.1])]
     own, direct = errors(device, spec, arrays, np.float64(1))
     assert own <= 2 * max(direct, 2e-7)
-    with mock.patch.object(launch, "STATES", 2), forced_splits(3):
+    with mock.patch.object(cuda_launch, "STATES", 2), forced_splits(3):
         (forward,) = computed(device, spec, arrays)
         (backward,) = computed(device, spec, arrays, order="backward")
     np.testing.assert_array_equal(forward, backward)

@@ -11,6 +11,7 @@ import pytest
 from cuda.cubin import resources
 from farfield_kernels.build import CUDA_OPTIONS
 from farfield_kernels.emit import emit
+from farfield_kernels.emit.cuda_sum import CUDA_SUM
 from farfield_kernels.emit.intrinsics import INTRINSICS, intrinsics
 from farfield_kernels.operation import Spec
 from farfield_kernels.operators import named_operators
@@ -65,6 +66,12 @@ def nvrtc() -> Compile:
         return binary
 
     return compiled
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_the_sum_over_rows_compiles(architecture: str, nvrtc: Compile) -> None:
+    """Its kernel is the one that sums of rows launch, and needs no local memory."""
+    assert resources(nvrtc(CUDA_SUM, architecture), "farfield_sum").local_bytes == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

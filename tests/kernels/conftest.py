@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from farfield_kernels import build, engine, execute
+from farfield_kernels import build, engine, host_device
 from kernels.counted_compiler import Compiler
 
 TARGETS = {"native": "native", "AVX2": "x86-64-v3", "SSE2": "x86-64"}
@@ -30,10 +30,10 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         pytest.skip("this processor has no AVX2")
     flags = tuple(flag.replace("native", TARGETS[name]) for flag in build.CPP_FLAGS)
     monkeypatch.setattr(build, "CPP_FLAGS", flags)
-    execute._cpu_kernels.cache_clear()
+    host_device._cpu_kernels.cache_clear()
     engine._ready_without_ranges.cache_clear()
     yield name
-    execute._cpu_kernels.cache_clear()
+    host_device._cpu_kernels.cache_clear()
     engine._ready_without_ranges.cache_clear()
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from farfield_kernels import engine, execute, operation
-from farfield_kernels.build import import_cupy
+from farfield_kernels import engine, execute, host_device, operation
 from farfield_kernels.differentiate import vjp
 from farfield_kernels.domains import REAL, Case
 from farfield_kernels.emit import emit
 from farfield_kernels.expr import OPERATORS, Array, Expr, apply, variable
-from farfield_kernels.launch import CpuKernel, CudaKernel, Extent
+from farfield_kernels.launch import CpuKernel, Extent
 from farfield_kernels.lower import Program, lower
 from farfield_kernels.operators.differential import Differential
 from farfield_kernels.reductions import REDUCTIONS
@@ -74,11 +73,13 @@ def evaluate(
     """Values of formulas by one kernel with one column: a (rows, dim) array each."""
     inputs = [np.ascontiguousarray(array, dtype) for array in arrays]
     if device == "cuda":
-        cupy = import_cupy()
-        on_device = CudaKernel(*stages(formulas, dtype, device))
-        written = [cupy.empty((rows, output.count), dtype) for output in on_device.program.outputs]
-        on_device.launch(Extent(rows, 1, terms=rows))([cupy.asarray(array) for array in inputs], written)
-        return [cupy.asnumpy(array) for array in written]
+        backend = execute.backend_for(device)
+        (on_device,) = backend.build((Emitted(*stages(formulas, dtype, device)),))
+        launch = on_device.launch(Extent(rows, 1, terms=rows))
+        with backend.open(inputs) as passage:
+            written = [passage.empty((rows, o.count), np.dtype(dtype)) for o in on_device.program.outputs]
+            passage.compute(launch, passage.arguments, written, launch.memory(passage), 0, launch.units)
+            return [passage.get(array) for array in written]
     kernel = host_kernel(formulas, dtype)
     outputs = [np.empty((rows, output.count), dtype) for output in kernel.program.outputs]
     kernel.launch(Extent(rows, 1, terms=rows))(inputs, outputs)
@@ -270,5 +271,5 @@ def forget_compiled_formulas() -> None:
     operation.read.cache_clear()
     plan_call.cache_clear()
     engine._ready_without_ranges.cache_clear()
-    execute._cpu_kernels.cache_clear()
-    execute._numpy_kernels.cache_clear()
+    host_device._cpu_kernels.cache_clear()
+    host_device._numpy_kernels.cache_clear()

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from farfield_kernels import blocks, engine, launch
+from farfield_kernels import blocks, cuda_launch, engine, launch
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reductions import REDUCTIONS
@@ -91,6 +91,7 @@ def forced_splits(splits: int, threads: int = 2) -> Iterator[None]:
 
     with (
         mock.patch.object(launch, "split", parts),
+        mock.patch.object(cuda_launch, "split", parts),
         mock.patch.object(launch, "SMALLEST_SHARED_WORK", -1),
         mock.patch.object(launch, "thread_count", workers),
         mock.patch.object(blocks, "COLUMNS", 256),

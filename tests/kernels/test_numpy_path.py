@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from farfield_kernels import blocks, build, engine, execute, functions_numpy, tape, texts
+from farfield_kernels import blocks, build, engine, execute, functions_numpy, host_device, tape, texts
 from farfield_kernels.errors import BuildError, CompilerMissingWarning
 from farfield_kernels.explain import explain
 from farfield_kernels.expr import Array
@@ -108,7 +108,7 @@ def test_numpy_can_be_asked_for(no_compiler: None, monkeypatch: pytest.MonkeyPat
     assert_results(engine.run(GAUSS, gauss_arrays(), device="cpu").arrays, expected, 1e-14, "no compiler")
     monkeypatch.undo()
     monkeypatch.setenv("FARFIELD_CPU", "numpy")
-    assert isinstance(execute.backend_for("cpu"), execute.Numpy)
+    assert isinstance(execute.backend_for("cpu"), host_device.Numpy)
 
 
 def test_compiled_kernels_can_be_asked_for(no_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from farfield_kernels import engine, execute, roll
+from farfield_kernels import engine, host_device, roll
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.reference import reference
 from farfield_kernels.roll import Rolls
@@ -165,10 +165,10 @@ def straight(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is rolled."""
     monkeypatch.setattr(roll, "LEAST", 10_000)
     plan_call.cache_clear()
-    execute._cpu_kernels.cache_clear()
+    host_device._cpu_kernels.cache_clear()
     yield
     plan_call.cache_clear()
-    execute._cpu_kernels.cache_clear()
+    host_device._cpu_kernels.cache_clear()
 
 
 @pytest.mark.usefixtures("straight")

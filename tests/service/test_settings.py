@@ -25,6 +25,7 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "max_wait_s": (("0", "-1", "soon"), "0.001"),
     "workers": (("0", "65", "x"), "64"),
     "worker_memory_bytes": (("-1", "x"), "0"),
+    "device_memory_bytes": (("-1", "x"), "0"),
     "part_s": (("0", "-1", "soon"), "0.001"),
     "grace_s": (("-0.1", "soon"), "0"),
     "max_connections": (("0", "many"), "1"),
