@@ -181,6 +181,8 @@ extern "C" __global__ void calls(const float4 *x, float *y) {
   mma_m16n8k8_tf32(c, a, b);
   y[threadIdx.x] = ex2_approx(c[0] + c[1]) + half2_bits(c[2], c[3]) + tf32_bits(c[0]);
   y[threadIdx.x] += larger_or_nan(c[0], c[1]) + smaller_or_nan(c[2], c[3]);
+  half2_floats(a[0], c[0], c[1]);
+  y[threadIdx.x] += c[0] + c[1];
 }
 """
 
