@@ -28,7 +28,7 @@ RESIDENT = {32: 3, HELD: 2}  # elements held up to which a multiprocessor has re
 SUMS = 64  # of a second product that a thread holds
 HELD_WITH_SUMS = 96  # elements and they
 SUMMED = 512  # columns whose products are added in float32, one step of the tensor cores after the other
-RESIDENT_WITH_SUMS = {48: 3, HELD_WITH_SUMS: 2}
+RESIDENT_WITH_SUMS = {52: 4, 80: 3, HELD_WITH_SUMS: 2}
 
 
 def plan_contraction(program: Program, direct: Schedule) -> Schedule | None:
