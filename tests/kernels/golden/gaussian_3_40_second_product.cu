@@ -16,7 +16,7 @@ typedef int I;
 #define STEP 0
 #define PITCH 8
 #define THREADS 128
-#define RESIDENT 2
+#define RESIDENT 3
 #define TEAM 4
 #define MERGERS 32
 #define COL_SLOTS 4
