@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from machine import save
-from workloads import OTHERS, WORKLOADS, Workload
+from workloads import OTHERS, WORKLOADS, Workload, gaussian
 
 from farfield_kernels.build import CUDA_OPTIONS
 from farfield_kernels.cuda_launch import DEFAULT_MULTIPROCESSORS
 from farfield_kernels.operation import Spec
 from farfield_kernels.schedule import for_sizes, split
+from farfield_kernels.schedule_contraction import CAPABILITY, is_for
 from farfield_kernels.stages import Emitted, plan_call
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -32,6 +33,7 @@ from cuda.cubin import disassembler, instructions, kinds, loops, resources
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 COUNTED = "sm_90"  # whose instructions are listed
+WIDE = (gaussian("Gauss D64 v64", 10_000, 10_000, 64, 64), gaussian("Gauss D3 v64", 10_000, 10_000, 3, 64))
 
 
 def compiled(source: str, architecture: str) -> bytes:
@@ -62,6 +64,8 @@ def kernels(workload: Workload) -> Iterator[tuple[str, Emitted, tuple[int, int]]
         schedule = for_sizes(stage.program, stage.emitted.schedule, rows, cols, 1, DEFAULT_MULTIPROCESSORS)
         name = f"{workload.name}, rows of {stage.program.row_axis}" if len(stages) > 1 else workload.name
         yield name, stage.by(schedule), (rows, cols)
+        if stage.contraction and is_for(rows, cols, CAPABILITY):
+            yield f"{name}, tensor cores", stage.by(stage.contraction), (rows, cols)
 
 
 def per_pair(binary: bytes, emitted: Emitted) -> dict[str, float] | None:
@@ -99,10 +103,11 @@ def measure(workload: Workload) -> Iterator[dict[str, Any]]:
             "polynomials": schedule.polynomials,
             "splits": split(schedule, rows, cols, 1, DEFAULT_MULTIPROCESSORS),
         }
-        for architecture in ARCHITECTURES:
+        is_direct = schedule.scheme == "direct"
+        for architecture in ARCHITECTURES[0 if is_direct else 1 :]:  # the first one has no such instructions
             binary = compiled(emitted.source, architecture)
             record[architecture] = asdict(resources(binary, "farfield_reduce"))
-            if architecture == COUNTED and disassembler():
+            if architecture == COUNTED and disassembler() and is_direct:
                 record["per pair"] = per_pair(binary, emitted)
         yield record
 
@@ -113,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args(arguments)
     records = []
-    for workload in (*WORKLOADS, *OTHERS):
+    for workload in (*WORKLOADS, *OTHERS, *WIDE):
         for record in measure(workload):
             records.append(record)
             taken = record[COUNTED]

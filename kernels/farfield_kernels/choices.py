@@ -32,6 +32,8 @@ def chosen(work: Work, stage: Stage, limits: Limits | None) -> list[str]:
     way = "passes" if separated else "pairs"
     if not separated and emitted.schedule.scheme == "contraction":
         way = "pairs, on tensor cores"
+    elif not separated and emitted.schedule.scheme == "second product":
+        way = f"pairs and their sums, on tensor cores, {emitted.schedule.width} components at a time"
     elif not separated and emitted.schedule.team > 1:
         way = f"pairs, {emitted.schedule.team} threads share the columns of a row"
     elif not separated and emitted.schedule.lanes == "columns":

@@ -172,6 +172,34 @@ def test_elements_of_tiles_stay_in_registers(name: str, architecture: str, nvrtc
     assert 65_536 // (chosen.block * taken.registers) >= chosen.resident
 
 
+SOFTMAX = "SumSoftMaxWeight"
+SECOND = {
+    **{
+        f"attention of {w} dims": Spec("x|y", narrow(64, f"b = Vj({w})"), SOFTMAX, formula2="b")
+        for w in (16, 64, 128)
+    },
+    "gaussian of 64 weights": Spec(WEIGHTED, narrow(64, "b = Vj(64)", "g = Pm(1)")),
+    "narrow gaussian of 64 weights": Spec(WEIGHTED, narrow(3, "b = Vj(64)", "g = Pm(1)")),
+    "wide gaussian of 200 weights": Spec(WEIGHTED, narrow(256, "b = Vj(200)", "g = Pm(1)")),
+    "gradient of 64 weights": Spec(WEIGHTED, narrow(64, "b = Vj(64)", "g = Pm(1)")).vjp((2,)),
+}
+APART = 640  # bytes that the loop over columns that are apart may spill; the other loops do not
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES[1:])
+@pytest.mark.parametrize("name", SECOND)
+def test_sums_of_second_products_stay_in_registers(name: str, architecture: str, nvrtc: Compile) -> None:
+    """Wide sums are in local memory, which is written once per tile; nothing else but for what is rare."""
+    (stage,) = plan_call(SECOND[name], "float32", "cuda").stages
+    chosen = stage.contraction
+    assert chosen is not None
+    assert chosen.scheme == "second product"
+    taken = resources(nvrtc(stage.by(chosen).source, architecture), "farfield_reduce")
+    sums = 8 * chosen.rows * (chosen.width // chosen.team + 2)
+    assert taken.local_bytes <= sums + APART, f"{chosen}: {taken}"
+    assert 65_536 // (chosen.block * taken.registers) >= chosen.resident
+
+
 CALLS = """
 extern "C" __global__ void calls(const float4 *x, float *y) {
   __shared__ __align__(16) float4 rows[32];
@@ -190,6 +218,8 @@ extern "C" __global__ void calls(const float4 *x, float *y) {
   mma_m16n8k8_tf32(c, a, b);
   y[threadIdx.x] = ex2_approx(c[0] + c[1]) + half2_bits(c[2], c[3]) + tf32_bits(c[0]);
   y[threadIdx.x] += larger_or_nan(c[0], c[1]) + smaller_or_nan(c[2], c[3]);
+  half2_floats(a[0], c[0], c[1]);
+  y[threadIdx.x] += c[0] + c[1];
 }
 """
 

@@ -144,8 +144,10 @@ extern "C" __global__ void conversions(const float *x, __half *h, float *back, u
                                        float *e) {
   const int t = threadIdx.x;
   h[t] = __float2half_rn(x[t]);
-  back[t] = __high2float(__halves2half2(__float2half(0.0f), h[t]));
   pair[t] = half2_bits(1.0f, x[t]);
+  float low, high;
+  half2_floats(pair[t], low, high);
+  back[t] = low == 1.0f ? high : 0.0f;
   tf32[t] = __uint_as_float(tf32_bits(x[t]));
   e[t] = ex2_approx(x[t]) + 0 * (__expf(x[t]) + rsqrtf(1.0f) + max(1, 2) + umin(1u, 2u));
 }

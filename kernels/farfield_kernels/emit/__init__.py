@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import LimitError
 from ..lower import Program
 from ..schedule import Schedule
-from . import cpp, cuda, cuda_contraction
+from . import cpp, cuda, cuda_contraction, cuda_second_product
 
 MAX_SOURCE = 2 * 2**20  # bytes; a compiler takes minutes for less than half as many
 
@@ -18,6 +18,8 @@ def emit(program: Program, schedule: Schedule) -> str:
     """
     if schedule.scheme == "contraction":
         source = cuda_contraction.emit_contraction(program, schedule)
+    elif schedule.scheme == "second product":
+        source = cuda_second_product.emit_second_product(program, schedule)
     else:
         source = cuda.emit(program, schedule) if schedule.device == "cuda" else cpp.emit(program, schedule)
     if len(source) > MAX_SOURCE:

@@ -58,55 +58,11 @@ static __device__ __forceinline__ float first_half(float x) {{
   return __int_as_float((int)((__float_as_uint(x) + 0x1000u) & ~0x1fffu));
 }}
 
-typedef unsigned short Halves[2][PITCH];  // of one vector: first halves, and second ones
-{of_contractions}
-// elements += rows x columns, for DEPTH components. Products of first and second halves come first, as they are
-// small: sums are cut off after each step, not rounded.
-static __device__ __forceinline__ void multiply(float (&elements)[ROWS / 2][CHUNK / 8][4], const Halves *of_rows,
-                                                const Halves *of_cols) {{
-  const int thread = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll 1
-  for (int k = 0; k < DEPTH; k += STEP) {{
-    unsigned a[2][ROWS / 2][STEP / 16][4];
-#pragma unroll
-    for (int part = 0; part < 2; part++)
-#pragma unroll
-      for (int m = 0; m < ROWS / 2; m++)
-#pragma unroll
-        for (int s = 0; s < STEP / 16; s++) {{
-          const int row = warp * 8 + thread % 8 + (2 * m + thread / 8 % 2) * QUADS;
-          ldmatrix_x4(a[part][m][s], &of_rows[row][part][k + 16 * s + thread / 16 * 8]);
-        }}
-#pragma unroll
-    for (int n = 0; n < CHUNK / 8; n++) {{
-      unsigned b[2][STEP / 16][2];
-#pragma unroll
-      for (int s = 0; s < STEP / 16; s++) {{
-        unsigned both[4];
-        ldmatrix_x4(both, &of_cols[8 * n + thread % 8][thread / 16][k + 16 * s + thread / 8 % 2 * 8]);
-        b[0][s][0] = both[0], b[0][s][1] = both[1], b[1][s][0] = both[2], b[1][s][1] = both[3];
-      }}
-#pragma unroll
-      for (int m = 0; m < ROWS / 2; m++) {{
-        float c[4] = {{0, 0, 0, 0}};
-#pragma unroll
-        for (int s = 0; s < STEP / 16; s++) {{
-          mma_m16n8k16_f16(c, a[1][m][s], b[0][s]);
-          mma_m16n8k16_f16(c, a[0][m][s], b[1][s]);
-        }}
-#pragma unroll
-        for (int s = 0; s < STEP / 16; s++) mma_m16n8k16_f16(c, a[0][m][s], b[0][s]);
-#pragma unroll
-        for (int e = 0; e < 4; e++) elements[m][n][e] += c[e];
-      }}
-    }}
-  }}
-}}
-
+typedef unsigned short Halves[PITCH];  // of one vector: first halves, and from DEPTH on second ones
+{of_products}
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets{arguments}, f64 *partial) {{
-  __shared__ __align__(16) Halves of_rows[ROWS * QUADS], of_cols[CHUNK];
   __shared__ __align__(16) T tile[CHUNK][COL_SLOTS];
 {shared}
   const int team = TEAM, lane = threadIdx.x % TEAM, own = threadIdx.x / TEAM;
@@ -124,8 +80,8 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
 {offsets}
 {parameters}
 {load_rows}
-{begin}
 {measure_rows}
+{begin}
   for (i64 range = range_begin; range < range_end; range++) {{
     const i64 col_begin = blocks ? ranges[2 * range] : base;
     const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
@@ -135,7 +91,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       for (i64 first_col = col0; first_col < smaller(col0 + TILE, col_end); first_col += CHUNK) {{
         const int count = (int)smaller(CHUNK, col_end - first_col);
         __syncthreads();
-        for (int q = threadIdx.x; q < CHUNK; q += THREADS) {{
+        if (const int q = threadIdx.x; q < CHUNK) {{
           const i64 col = smaller(first_col + q, col_end - 1);
 {load_cols}
         }}
@@ -152,6 +108,52 @@ extern "C" __global__ void
 farfield_merge(i64 rows, i64 cols, i64 splits, i64 batches, i64 terms{out_arguments}, f64 *partial) {{
 {merge_splits}
 }}
+"""
+
+MULTIPLY = """\
+
+// elements += rows x columns, for DEPTH components. Products of first and second halves come first, as they are
+// small: sums are cut off after each step, not rounded.
+static __device__ __forceinline__ void multiply(float (&elements)[ROWS / 2][CHUNK / 8][4], const Halves *of_rows,
+                                                const Halves *of_cols) {
+  const int thread = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll 1
+  for (int k = 0; k < DEPTH; k += STEP) {
+    unsigned a[2][ROWS / 2][STEP / 16][4];
+#pragma unroll
+    for (int part = 0; part < 2; part++)
+#pragma unroll
+      for (int m = 0; m < ROWS / 2; m++)
+#pragma unroll
+        for (int s = 0; s < STEP / 16; s++) {
+          const int row = warp * 8 + thread % 8 + (2 * m + thread / 8 % 2) * QUADS;
+          ldmatrix_x4(a[part][m][s], &of_rows[row][part * DEPTH + k + 16 * s + thread / 16 * 8]);
+        }
+#pragma unroll
+    for (int n = 0; n < CHUNK / 8; n++) {
+      unsigned b[2][STEP / 16][2];
+#pragma unroll
+      for (int s = 0; s < STEP / 16; s++) {
+        unsigned both[4];
+        ldmatrix_x4(both, &of_cols[8 * n + thread % 8][thread / 16 * DEPTH + k + 16 * s + thread / 8 % 2 * 8]);
+        b[0][s][0] = both[0], b[0][s][1] = both[1], b[1][s][0] = both[2], b[1][s][1] = both[3];
+      }
+#pragma unroll
+      for (int m = 0; m < ROWS / 2; m++) {
+        float c[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int s = 0; s < STEP / 16; s++) {
+          mma_m16n8k16_f16(c, a[1][m][s], b[0][s]);
+          mma_m16n8k16_f16(c, a[0][m][s], b[1][s]);
+        }
+#pragma unroll
+        for (int s = 0; s < STEP / 16; s++) mma_m16n8k16_f16(c, a[0][m][s], b[0][s]);
+#pragma unroll
+        for (int e = 0; e < 4; e++) elements[m][n][e] += c[e];
+      }
+    }
+  }
+}
 """
 
 OF_ONE = """\
@@ -180,8 +182,8 @@ static __device__ __forceinline__ void halve{f}(const T *x{centre_argument}, int
       d[e] = k < {dim} ? (x[k]{minus_centre}) * up : 0;
       h[e] = first_half(d[e]);
     }}
-    *(unsigned *)&to[0][q] = half2_bits(h[0], h[1]);
-    *(unsigned *)&to[1][q] = half2_bits(d[0] - h[0], d[1] - h[1]);
+    *(unsigned *)&to[q] = half2_bits(h[0], h[1]);
+    *(unsigned *)&to[DEPTH + q] = half2_bits(d[0] - h[0], d[1] - h[1]);
   }}
 }}
 static __device__ __forceinline__ float direct{f}(const T *x, const T *y) {{

@@ -18,7 +18,7 @@ from ..contractions import Contraction, contracted
 from ..lower import Program
 from ..schedule import Schedule
 from ..schedule_contraction import STEP, pitch
-from .contraction_text import CONTRACTION, OF_ONE
+from .contraction_text import CONTRACTION, MULTIPLY, OF_ONE
 from .cuda import Emitter, helpers
 from .cuda_merge import Merge
 from .statements import below, block, indent, operand, title
@@ -34,8 +34,12 @@ def emit_contraction(program: Program, schedule: Schedule) -> str:
     """The CUDA source of one kernel."""
     found = contracted(program)
     assert found is not None
-    emitter = _Contraction(found.rest, found.contractions, schedule)
-    fold = emitter.fold()
+    return source(Contractions(found.rest, found.contractions, schedule), program)
+
+
+def source(emitter: Contractions, program: Program) -> str:
+    """The whole text of a program's kernel."""
+    fold, schedule = emitter.fold(), emitter.schedule
     return CONTRACTION.format(
         title=title(program),
         rows=schedule.rows,
@@ -51,8 +55,8 @@ def emit_contraction(program: Program, schedule: Schedule) -> str:
         col_slots=emitter.slots_of_column,
         components=len(program.components),
         slots=program.state_size,
-        functions=helpers(fold, schedule, CALLED),
-        of_contractions="".join(emitter.functions_of(f, one) for f, one in enumerate(found.contractions)),
+        functions=helpers(fold, schedule, emitter.called),
+        of_products=emitter.functions(),
         arguments=emitter.arguments(),
         out_arguments=emitter.out_arguments(),
         shared=emitter.shared(),
@@ -72,24 +76,35 @@ def emit_contraction(program: Program, schedule: Schedule) -> str:
     )
 
 
-class _Contraction(Emitter):
+class Contractions(Emitter):
     """Texts of the loops over tiles.
 
     Args:
         rest: the program without its contractions.
         contractions: those.
         schedule: the kernel's.
+
+    Attributes:
+        called: functions of `intrinsics.py` that the fixed text calls.
     """
+
+    called = CALLED
 
     def __init__(self, rest: Program, contractions: tuple[Contraction, ...], schedule: Schedule) -> None:
         super().__init__(rest, schedule)
         self.contractions = list(enumerate(contractions))
-        deepest = max(one.dim for one in contractions)
+        deepest = max((one.dim for one in contractions), default=0)
         self.stays = len(contractions) == 1 and deepest <= schedule.depth  # rows are made halves of once
 
     # -- what is declared
 
-    def functions_of(self, f: int, one: Contraction) -> str:
+    def functions(self) -> str:
+        """Those of all contractions."""
+        own = "".join(self._functions_of(f, one) for f, one in self.contractions)
+        return own + MULTIPLY if own else ""
+
+    @staticmethod
+    def _functions_of(f: int, one: Contraction) -> str:
         """Those of one contraction."""
         is_distance = one.kind == "distance"
         return OF_ONE.format(
@@ -104,13 +119,17 @@ class _Contraction(Emitter):
         )
 
     def shared(self) -> str:
-        """Shared memory of the contractions: scales and squares of columns, and centres."""
-        lines = []
+        """Shared memory of the contractions: their halves, scales and squares of columns, and centres."""
+        lines = self.halves()
         for f, one in self.contractions:
             lines.append(f"__shared__ float y_scale{f}[CHUNK];")
             if one.kind == "distance":
                 lines.append(f"__shared__ float y_norm{f}[CHUNK], centre{f}[{one.dim}];")
         return indent(lines, 2)
+
+    def halves(self) -> list[str]:
+        """Those of rows and columns."""
+        return ["__shared__ __align__(16) Halves of_rows[ROWS * QUADS], of_cols[CHUNK];"]
 
     def meeting_place(self, states: str) -> list[str]:
         """See `State`; after the last tile, the memory of the rows is free."""
@@ -132,7 +151,7 @@ class _Contraction(Emitter):
 
     def measure_rows(self) -> str:
         """Centres, and scales and squares of the rows of a thread."""
-        lines = []
+        lines: list[str] = []
         for f, one in self.contractions:
             if one.kind == "product":
                 continue

@@ -21,7 +21,12 @@ class State:
 
     Args:
         program, schedule: the kernel.
+
+    Attributes:
+        held: the C name of how many components a thread has.
     """
+
+    held = "COMPONENTS"
 
     def __init__(self, program: Program, schedule: Schedule) -> None:
         self.program, self.schedule = program, schedule
@@ -42,7 +47,7 @@ class State:
 
     def each(self, body: list[str]) -> list[str]:
         """A loop over components and rows."""
-        heads = ("for (int o = 0; o < COMPONENTS; o++)", "for (int r = 0; r < ROWS; r++) {")
+        heads = (f"for (int o = 0; o < {self.held}; o++)", "for (int r = 0; r < ROWS; r++) {")
         return [self.unroll, heads[0], self.unroll, "  " + heads[1], *("    " + line for line in body), "  }"]
 
     def each_entry(self, field: Field, text: str) -> str:
@@ -70,11 +75,11 @@ class State:
 
     def new_lanes(self) -> list[str]:
         """Lane states, at their identity."""
-        return [*self.declare("V", "", "[COMPONENTS][ROWS]"), *self.each(self.identities("{}[o][r]"))]
+        return [*self.declare("V", "", f"[{self.held}][ROWS]"), *self.each(self.identities("{}[o][r]"))]
 
     def new_wide(self) -> list[str]:
         """Wide states, at their identity."""
-        return [*self.declare("f64", "w_", "[COMPONENTS][ROWS]"), *self.each(self.identities("w_{}[o][r]"))]
+        return [*self.declare("f64", "w_", f"[{self.held}][ROWS]"), *self.each(self.identities("w_{}[o][r]"))]
 
     def begin(self) -> str:
         """Before the first column."""

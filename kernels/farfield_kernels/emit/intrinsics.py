@@ -84,6 +84,12 @@ template <int pending> {_HEAD} void cp_async_wait() {{
   return bits;
 }}
 """,
+    "half2_floats": f"""\
+{_HEAD} void half2_floats(unsigned bits, float &low, float &high) {{
+  asm("{{\\n.reg .f16 l, h;\\nmov.b32 {{l, h}}, %2;\\ncvt.f32.f16 %0, l;\\ncvt.f32.f16 %1, h;\\n}}"
+      : "=f"(low), "=f"(high) : "r"(bits));
+}}
+""",
     "tf32_bits": f"""\
 {_HEAD} unsigned tf32_bits(float x) {{
   unsigned bits;

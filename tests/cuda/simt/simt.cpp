@@ -427,6 +427,7 @@ void cp_async_4(void *shared, const void *global, int bytes, int line) {
   simt::start_copy(shared, global, 4, bytes, line);
 }
 void cp_async_commit() { simt::current->groups++; }
+void half2_floats(unsigned bits, float &low, float &high) { low = simt::half_of(bits, 0), high = simt::half_of(bits, 1); }
 unsigned half2_bits(float low, float high) {
   return __half_as_ushort((__half)high) << 16 | __half_as_ushort((__half)low);
 }

@@ -192,6 +192,7 @@ void cp_async_commit();
 namespace simt { void cp_async_wait(int pending); }
 template <int pending> void cp_async_wait() { simt::cp_async_wait(pending); }
 unsigned half2_bits(float low, float high);
+void half2_floats(unsigned bits, float &low, float &high);
 unsigned tf32_bits(float x);
 static inline float simt_flushed(float x) { return std::fabs(x) < 0x1p-126f ? x * 0 : x; }
 static inline float larger_or_nan(float a, float b) { return (a > b) | (a != a) ? a : b; }

@@ -14,7 +14,7 @@ typedef int I;
 #define CHUNK 32
 #define DEPTH 64
 #define STEP 32
-#define PITCH 72
+#define PITCH 136
 #define THREADS 128
 #define RESIDENT 3
 #define TEAM 4
@@ -83,7 +83,7 @@ static __device__ __forceinline__ float first_half(float x) {
   return __int_as_float((int)((__float_as_uint(x) + 0x1000u) & ~0x1fffu));
 }
 
-typedef unsigned short Halves[2][PITCH];  // of one vector: first halves, and second ones
+typedef unsigned short Halves[PITCH];  // of one vector: first halves, and from DEPTH on second ones
 
 // Squared distances: the largest component and the sum of squares of a vector; its halves from component k0 on; the value of
 // a pair, where that of the halves is not exact enough.
@@ -109,8 +109,8 @@ static __device__ __forceinline__ void halve0(const T *x, const float *centre, i
       d[e] = k < 64 ? (x[k] - centre[k]) * up : 0;
       h[e] = first_half(d[e]);
     }
-    *(unsigned *)&to[0][q] = half2_bits(h[0], h[1]);
-    *(unsigned *)&to[1][q] = half2_bits(d[0] - h[0], d[1] - h[1]);
+    *(unsigned *)&to[q] = half2_bits(h[0], h[1]);
+    *(unsigned *)&to[DEPTH + q] = half2_bits(d[0] - h[0], d[1] - h[1]);
   }
 }
 static __device__ __forceinline__ float direct0(const T *x, const T *y) {
@@ -135,7 +135,7 @@ static __device__ __forceinline__ void multiply(float (&elements)[ROWS / 2][CHUN
 #pragma unroll
         for (int s = 0; s < STEP / 16; s++) {
           const int row = warp * 8 + thread % 8 + (2 * m + thread / 8 % 2) * QUADS;
-          ldmatrix_x4(a[part][m][s], &of_rows[row][part][k + 16 * s + thread / 16 * 8]);
+          ldmatrix_x4(a[part][m][s], &of_rows[row][part * DEPTH + k + 16 * s + thread / 16 * 8]);
         }
 #pragma unroll
     for (int n = 0; n < CHUNK / 8; n++) {
@@ -143,7 +143,7 @@ static __device__ __forceinline__ void multiply(float (&elements)[ROWS / 2][CHUN
 #pragma unroll
       for (int s = 0; s < STEP / 16; s++) {
         unsigned both[4];
-        ldmatrix_x4(both, &of_cols[8 * n + thread % 8][thread / 16][k + 16 * s + thread / 8 % 2 * 8]);
+        ldmatrix_x4(both, &of_cols[8 * n + thread % 8][thread / 16 * DEPTH + k + 16 * s + thread / 8 % 2 * 8]);
         b[0][s][0] = both[0], b[0][s][1] = both[1], b[1][s][0] = both[2], b[1][s][1] = both[3];
       }
 #pragma unroll
@@ -166,8 +166,8 @@ static __device__ __forceinline__ void multiply(float (&elements)[ROWS / 2][CHUN
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const i64 *__restrict__ blocks,
                 const i64 *__restrict__ ranges, const i64 *__restrict__ offsets, const T *__restrict__ b0, const T *__restrict__ b1, const T *__restrict__ b2, const T *__restrict__ b3, T *__restrict__ o0, f64 *partial) {
-  __shared__ __align__(16) Halves of_rows[ROWS * QUADS], of_cols[CHUNK];
   __shared__ __align__(16) T tile[CHUNK][COL_SLOTS];
+  __shared__ __align__(16) Halves of_rows[ROWS * QUADS], of_cols[CHUNK];
   __shared__ float y_scale0[CHUNK];
   __shared__ float y_norm0[CHUNK], centre0[64];
   const int team = TEAM, lane = threadIdx.x % TEAM, own = threadIdx.x / TEAM;
@@ -194,13 +194,6 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   const i64 row1 = smaller(row_begin + own + 1 * own_rows, row_end - 1);
   const i64 row2 = smaller(row_begin + own + 2 * own_rows, row_end - 1);
   const i64 row3 = smaller(row_begin + own + 3 * own_rows, row_end - 1);
-  f64 w_s[COMPONENTS][ROWS];
-  #pragma unroll
-  for (int o = 0; o < COMPONENTS; o++)
-  #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      w_s[o][r] = K(0);
-    }
   for (int k = threadIdx.x; k < 64; k += THREADS) {
     float sum = 0;
     for (int s = 0; s < SAMPLE; s++) sum += (a0 + (row_begin + (row_end - 1 - row_begin) * s / (SAMPLE - 1)) * 64 + 0)[k] * (1.0f / SAMPLE);
@@ -219,6 +212,13 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
   halve0(a0 + row1 * 64 + 0, centre0, lane, 0, x_scale0_1.up, of_rows[own + 1 * QUADS]);
   halve0(a0 + row2 * 64 + 0, centre0, lane, 0, x_scale0_2.up, of_rows[own + 2 * QUADS]);
   halve0(a0 + row3 * 64 + 0, centre0, lane, 0, x_scale0_3.up, of_rows[own + 3 * QUADS]);
+  f64 w_s[COMPONENTS][ROWS];
+  #pragma unroll
+  for (int o = 0; o < COMPONENTS; o++)
+  #pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      w_s[o][r] = K(0);
+    }
   for (i64 range = range_begin; range < range_end; range++) {
     const i64 col_begin = blocks ? ranges[2 * range] : base;
     const i64 col_end = blocks ? ranges[2 * range + 1] : smaller(base + span, cols);
@@ -234,7 +234,7 @@ farfield_reduce(i64 rows, i64 cols, i64 splits, i64 first, i64 row_blocks, const
       for (i64 first_col = col0; first_col < smaller(col0 + TILE, col_end); first_col += CHUNK) {
         const int count = (int)smaller(CHUNK, col_end - first_col);
         __syncthreads();
-        for (int q = threadIdx.x; q < CHUNK; q += THREADS) {
+        if (const int q = threadIdx.x; q < CHUNK) {
           const i64 col = smaller(first_col + q, col_end - 1);
           const V v7 = a2[(col) * 1 + 0];
           T *const y = tile[q];
