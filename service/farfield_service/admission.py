@@ -26,6 +26,7 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .job import Job
+from .prompt import Promise
 from .settings import Settings
 from .wire import FRAME, MSGPACK, Call
 
@@ -155,7 +156,7 @@ class Admission:
         return Job(
             message,
             leases,
-            asyncio.get_running_loop().create_future(),
+            Promise(),
             user=self.user.name,
             estimate_s=forecast.seconds,
             spec=spec,

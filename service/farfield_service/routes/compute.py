@@ -187,7 +187,6 @@ async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exc
     try:
         for place, piece in enumerate(pieces):
             await send({"type": "http.response.body", "body": piece, "more_body": place < last})
-        await asyncio.sleep(0)  # an event loop may write at the end of its turn, and not before what follows
         _let_the_peer_go_on()
     finally:
         if exchange and not is_copied:
@@ -205,10 +204,10 @@ async def _receive(arriving: _Arriving, receive: Receive) -> tuple[_Received, Fo
         await _stream_into(arriving, Request(arriving.scope, receive))
     else:
         while arriving.kind == FRAME and arriving.received is None and arriving.filled < arriving.body.size:
-            message = await exchange.receive()
-            if message["type"] == "http.disconnect":
+            count = await exchange.receive_some(arriving.rest)
+            if not count:
                 break
-            await arriving.take(message["body"])
+            await arriving.came(count)
         await exchange.receive_into(arriving.rest)
         arriving.filled = arriving.body.size
     return await arriving.checked()
@@ -237,7 +236,11 @@ class _Arriving:
         if self.filled + len(chunk) > self.body.size:
             raise BadRequest(f"the body is longer than its Content-Length of {self.body.size}")
         self.rest[: len(chunk)] = chunk
-        self.filled += len(chunk)
+        await self.came(len(chunk))
+
+    async def came(self, count: int) -> None:
+        """The next bytes are in the slot."""
+        self.filled += count
         if self.received is None and self.kind == FRAME and self.filled >= PREFIX.size:
             end = frame_header_end(self.body.view[: PREFIX.size])
             if self.filled >= end:
