@@ -47,6 +47,7 @@ class Connections:
         self.per_address: Counter[str] = Counter()
         self.buffer = bytearray(SCRATCH_BYTES)  # for all: what is read is used before more is
         self.scratch = memoryview(self.buffer)
+        self.last: Connection | None = None  # on which a request came
         self._timer: asyncio.TimerHandle | None = None
 
     def enter(self, connection: Connection) -> None:

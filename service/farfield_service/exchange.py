@@ -16,7 +16,7 @@ from .heads import Head
 if TYPE_CHECKING:
     from .protocol import HttpConnection
 
-JOINED_BYTES = 64 * 1024  # of an answer, which goes out with its head in one piece
+JOINED_BYTES = 64 * 1024  # of an answer, up to which it is copied to go out with its head in one piece
 
 log = logging.getLogger("farfield.exchange")
 
@@ -32,10 +32,11 @@ class Exchange:
         connection: that it came on.
         head: of the request.
         own: the connection's part of the scope.
+        is_next: whether the server's last request came on this connection, too.
     """
 
-    def __init__(self, connection: HttpConnection, head: Head, own: Scope) -> None:
-        self.connection, self.head, self.length = connection, head, head.length
+    def __init__(self, connection: HttpConnection, head: Head, own: Scope, *, is_next: bool) -> None:
+        self.connection, self.head, self.length, self.is_next = connection, head, head.length, is_next
         self.scope: Scope = {**head.scope, **own, "farfield.exchange": self}
         self.keep_alive, self.is_awaited = head.keep_alive, head.is_awaited
         self.body: bytes | memoryview = b""  # what has come and was not received yet
@@ -153,17 +154,16 @@ class Exchange:
     def _start(self, message: Message) -> None:
         self.is_started, self.is_awaited = True, False
         status = message["status"]
-        self._head = [STATUS_LINES[status]]
-        length = None
-        for name, value in [*self.connection.default_headers, *message.get("headers", ())]:
-            if b"\r" in value or b"\n" in value or b"\0" in value:
-                raise RuntimeError(f"header {name!r} has a line break")
-            if name.lower() == b"content-length":
-                length = int(value)
-            elif name.lower() == b"connection" and value.lower() == b"close":
-                self.keep_alive = False
-                continue
-            self._head += [name, b": ", value, b"\r\n"]
+        headers = [*self.connection.default_headers, *message.get("headers", ())]
+        told = {name.lower(): value for name, value in headers}
+        length = int(told[b"content-length"]) if b"content-length" in told else None
+        if told.get(b"connection", b"").lower() == b"close":
+            self.keep_alive = False
+            headers = [(name, value) for name, value in headers if name.lower() != b"connection"]
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if not lines.count(b"\n") == lines.count(b"\r") == len(headers) or b"\0" in lines:
+            raise RuntimeError(f"one of the headers {sorted(told)} has a line break")
+        self._head = [STATUS_LINES[status], lines]
         if self.scope["method"] == "HEAD" or status in (204, 304):
             length = 0
         self._is_chunked = length is None
@@ -216,6 +216,7 @@ class Exchange:
             self.connection.transport.abort()
         finally:
             self.on_lost = None
+            del self.scope["farfield.exchange"]  # the cycle, for which the garbage collector would have to come
 
     def lose(self) -> None:
         """The connection ended."""

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -20,6 +21,7 @@ from .arena import Arena
 from .settings import Settings
 
 LENGTH = struct.Struct("<I")
+RECEIVED_BYTES = 65_536  # by one system call
 
 
 class Gone(Exception):
@@ -53,6 +55,7 @@ class Program(asyncio.Protocol):
 
     Args:
         process: the program.
+        ours: our end of the socket.
         on_built: called with what the program says when kernels are built.
         on_end: called when the program has closed the socket.
     """
@@ -60,10 +63,11 @@ class Program(asyncio.Protocol):
     def __init__(
         self,
         process: subprocess.Popen[bytes],
+        ours: socket.socket,
         on_built: Callable[[dict[str, Any]], None],
         on_end: Callable[[], None],
     ) -> None:
-        self.process, self.on_built, self.on_end = process, on_built, on_end
+        self.process, self.socket, self.on_built, self.on_end = process, ours, on_built, on_end
         self.facts: dict[str, Any] = {}
         self.is_open = False
         self.received = bytearray()
@@ -101,7 +105,7 @@ class Program(asyncio.Protocol):
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL, start_new_session=True
             )
-        program = cls(process, on_built, on_end)
+        program = cls(process, ours, on_built, on_end)
         try:
             await program.loop.create_connection(lambda: program, sock=ours)
             program.facts = await program._hear(settings.worker_start_timeout_s)
@@ -151,6 +155,20 @@ class Program(asyncio.Protocol):
         while self.questions:
             self.questions.popleft().settle(Gone())
         self.on_end()
+
+    def listen(self, seconds: float) -> None:
+        """Take in what the program says within some microseconds; a wait of the event loop costs about forty.
+
+        A program that was put on this core goes on at each look.
+        """
+        until = time.perf_counter() + seconds
+        while self.is_open and time.perf_counter() < until:
+            with contextlib.suppress(BlockingIOError):
+                data = self.socket.recv(RECEIVED_BYTES)
+                if data:
+                    self.data_received(data)
+                return
+            os.sched_yield()
 
     # -- messages
 

@@ -25,14 +25,16 @@ class Promise(asyncio.Future[T]):
     def set_result(self, result: T) -> None:
         """Keep the result, and have who waits go on."""
         super().set_result(result)
-        if self.go_on:
-            self.go_on()
+        go_on, self.go_on = self.go_on, None  # what is done with leaves no cycle for the garbage collector
+        if go_on:
+            go_on()
 
     def set_exception(self, exception: type[BaseException] | BaseException) -> None:
         """Keep the error, and have who waits go on in the next turn."""
         super().set_exception(exception)
-        if self.go_on:
-            self.get_loop().call_soon(self.go_on)
+        go_on, self.go_on = self.go_on, None
+        if go_on:
+            self.get_loop().call_soon(go_on)
 
 
 class Prompt:

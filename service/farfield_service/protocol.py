@@ -238,7 +238,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _exchange(self, head: Head) -> Exchange:
         own = {"scheme": self.scheme, "server": self.server, "client": self.peer, "state": self.app_state.copy()}
-        return Exchange(self, head, own)
+        is_next, self.connections.last = self.connections.last is self, self
+        return Exchange(self, head, own, is_next=is_next)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body that goes through the parser."""

@@ -94,6 +94,11 @@ class Queue:
         return self._places
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no job waits or runs, so that one more may."""
+        return self._jobs == 0
+
+    @property
     def in_progress(self) -> int:
         """Jobs that have begun and not ended."""
         return self._jobs - self._places
