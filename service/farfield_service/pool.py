@@ -48,7 +48,7 @@ class Pool:
         self.lanes = [Lane(self, number) for number in range(settings.workers)]
         self.deaths: OrderedDict[Spec, tuple[int, float]] = OrderedDict()
         self.tasks: list[asyncio.Task[None]] = []
-        queue.on_arrival = self.feed
+        queue.on_arrival, queue.begin_alone = self.feed, self.begin_alone
 
     @property
     def is_ready(self) -> bool:
@@ -111,6 +111,14 @@ class Pool:
         """Give the workers that are free what waits."""
         for lane in self.lanes:
             lane.feed()
+
+    def begin_alone(self, job: Job) -> bool:
+        """Give a job that nobody else's goes before to a worker that is free, if there is one."""
+        free = next((lane for lane in self.lanes if lane.is_free), None)
+        if free is None or (job.deadline is not None and job.deadline <= self.queue.now()):
+            return False
+        free.begin(job)
+        return True
 
     async def _expire(self) -> None:
         """Nobody waits much longer than his deadline, whatever the workers do."""
@@ -194,6 +202,11 @@ class Lane:
         """Whether its worker is up."""
         return self.program is not None and self.program.is_alive
 
+    @property
+    def is_free(self) -> bool:
+        """Whether its worker is up and has nothing to do."""
+        return self.job is None and self.is_ready and not self.own
+
     async def end(self, patience_s: float) -> None:
         """Stop the worker."""
         self.is_ending = True
@@ -220,8 +233,10 @@ class Lane:
             home = self
             if job.home not in (None, self.program):
                 home = next((lane for lane in self.pool.lanes if lane.program is job.home), self)
-            if home is self:
-                self._turn(self.program, job)
+            if job.done.done():  # nobody wants it any more
+                self._drop(job)
+            elif home is self:
+                self.begin(job)
             else:
                 home.own.append(job)
                 home.feed()
@@ -279,11 +294,10 @@ class Lane:
             except Gone:
                 continue  # `_start` takes note
 
-    def _turn(self, program: Program, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         """Have one part of a job computed."""
-        if job.done.done():  # nobody wants it any more
-            self._drop(job)
-            return
+        program = self.program
+        assert program is not None
         is_resumed = job.home is program and not job.is_building
         message = job.message | {"op": "resume" if is_resumed else "begin", "is_built": job.is_building}
         self.job, job.home, job.is_building = job, program, False
@@ -309,21 +323,21 @@ class Lane:
 
     def _replied(self, job: Job, reply: dict[str, Any], elapsed_s: float) -> None:
         used_s = reply["used_s"]
+        job.handoff_s += elapsed_s - used_s
+        is_over, is_next_waiting = "done" in reply or "error" in reply, len(self.queue) > 0
+        is_answered = is_over and not is_next_waiting and answer(job, reply)
         self.pool.metrics.observe_use(job.user, used_s)
         if "building" in reply:
             self.building[job.message["job"]] = job
             self.feed()
             return
-        job.handoff_s += elapsed_s - used_s
         self.queue.observe(job, elapsed_s)
         self.pool.survived(job.spec)
-        if "part" not in reply:
-            self.queue.finish(job, used_s)
+        if is_over:
+            self.queue.finish(job, used_s, is_answered=is_answered)
             self.feed()
-            if job.done.done():
-                job.release()
-            else:
-                job.done.set_result(reply)
+            if is_next_waiting:  # the worker had to be fed first
+                answer(job, reply)
             return
         job.progress = reply["part"]
         limit_s = self.settings.job_timeout_s
@@ -352,6 +366,15 @@ class Lane:
     def _end(self, job: Job, used_s: float, error: ServiceError) -> None:
         self.queue.finish(job, used_s)
         fail(job, error)
+
+
+def answer(job: Job, reply: dict[str, Any]) -> bool:
+    """Whether somebody waited for the job; else it is released."""
+    if job.done.done():
+        job.release()
+        return False
+    job.done.set_result(reply)
+    return True
 
 
 def fail(job: Job, error: ServiceError) -> None:
