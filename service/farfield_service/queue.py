@@ -27,7 +27,6 @@ Source: Goyal, Vin and Cheng, Start-time fair queueing, SIGCOMM 1996.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 import time
@@ -46,7 +45,11 @@ PACE_S = 0.01  # of a slice at its estimated pace, before any was seen
 
 
 class Queue:
-    """Fair among users; for one event loop and any number of workers that `get`.
+    """Fair among users; for one event loop and any number of workers that `take`.
+
+    Who takes sets `on_arrival`, called when a job or a slice of one waits anew, and `begin_alone`, called to begin
+    a job that finds no other in the queue; it says whether it did. Such a job is accounted for as if it had been
+    taken, but while its worker wakes.
 
     Every operation is O(log n) on average, but `drain`, `jobs`, `shares`, and a look at what runs in
     `expected_wait_s`.
@@ -81,7 +84,8 @@ class Queue:
         self._deadlines: Ranking[Job] = Ranking()
         self._running: dict[Job, float] = {}  # start of its slice
         self._numbers = itertools.count()
-        self.arrival = asyncio.Event()
+        self.on_arrival: Callable[[], None] = lambda: None
+        self.begin_alone: Callable[[Job], bool] = lambda job: False
         self._virtual = self._last_tag = 0.0
         self._jobs = self._places = 0
         self._ahead_s = 0.0
@@ -91,6 +95,11 @@ class Queue:
 
     def __len__(self) -> int:
         return self._places
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job waits or runs, so that one more may."""
+        return self._jobs == 0
 
     @property
     def in_progress(self) -> int:
@@ -133,29 +142,32 @@ class Queue:
         Raises:
             ServerBusy, QuotaExceeded: see `check_room`.
         """
-        self.check_room(job.user, job.max_waiting)
+        if self._jobs:
+            self.check_room(job.user, job.max_waiting)
+        is_begun = self._jobs == 0 and self.begin_alone(job)
         user = self._user(job.user)
         self._weight += job.weight - (user.weight if user.jobs else 0.0)
         user.weight = job.weight
         user.jobs += 1
         self._jobs += 1
-        user.places += 1
-        self._places += 1
         job.queued_at, job.number = self.now(), next(self._numbers)
         self._foresee(user, job, job.estimate_s)
         if not user.batch.waiting:
             user.overtaken_s = 0.0
+        if is_begun:
+            user.tag = self._virtual  # above which no tag was when the last job ended
+            self._begin(user, job)
+            return
+        user.places += 1
+        self._places += 1
         self._line_up(user, job)
-
-    async def get(self) -> Job:
-        """The next job, or the next slice of one, that somebody still waits for."""
-        while (job := self.take()) is None:
-            self.arrival.clear()
-            await self.arrival.wait()
-        return job
+        self.on_arrival()
 
     def take(self) -> Job | None:
-        """What `get` gives, or None while nothing waits; `finish` or `requeue` must follow."""
+        """The next job, or the next slice of one, that somebody still waits for; None while nothing waits.
+
+        `finish` or `requeue` must follow.
+        """
         self.expire()
         while (user := self._turns.first()) is not None:
             line = user.next_line(self.slice_s)
@@ -171,15 +183,19 @@ class Queue:
                 continue
             self._virtual = max(self._virtual, self._order(user))
             self._unwait(user, job)
-            if job.started_at is None:
-                job.started_at = self.now()
-            job.charged_s = min(job.ahead_s, self.slice_s)
-            user.tag += job.charged_s / job.weight
-            self._foresee(user, job, job.ahead_s - job.charged_s)
-            self._running[job] = self.now()
+            self._begin(user, job)
             self._rank(user)
             return job
         return None
+
+    def _begin(self, user: Share, job: Job) -> None:
+        now = self.now()
+        if job.started_at is None:
+            job.started_at = now
+        job.charged_s = min(job.ahead_s, self.slice_s)
+        user.tag += job.charged_s / job.weight
+        self._foresee(user, job, job.ahead_s - job.charged_s)
+        self._running[job] = now
 
     @property
     def pace(self) -> float:
@@ -205,11 +221,16 @@ class Queue:
             self._foresee(user, job, rest_s if rest_s > 0 else self.slice_s)
             self._line_up(user, job)
             self.expire()
+            self.on_arrival()
 
-    def finish(self, job: Job, used_s: float) -> None:
-        """The last slice of the job took so many device seconds; its slots and its future are the caller's."""
+    def finish(self, job: Job, used_s: float, *, is_answered: bool = False) -> None:
+        """The last slice of the job took so many device seconds; its slots and its future are the caller's.
+
+        Args:
+            is_answered: whether its client has just got the result.
+        """
         user = self._charge(job, used_s)
-        if not job.done.done():
+        if is_answered or not job.done.done():
             user.saw(is_left=False)
         self._forget(user, job)
 
@@ -320,7 +341,6 @@ class Queue:
         if job.deadline is not None:
             self._deadlines.place(job, job.deadline)
         self._rank(user)
-        self.arrival.set()
 
     def _unwait(self, user: Share, job: Job) -> None:
         user.line(job).waiting.remove(job)

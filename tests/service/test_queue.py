@@ -559,25 +559,56 @@ def test_the_expected_wait_comes_true(loop: asyncio.AbstractEventLoop, workers: 
 # Consumers
 
 
-def test_all_consumers_are_fed_and_none_twice() -> None:
-    """Three await before anything is there; each gets one job, and a cancelled one loses none."""
+def test_who_takes_is_told_of_every_job_and_slice_that_waits(scene: Scene) -> None:
+    """When it is put and when its slice has ended, and by then it can be taken; not when it is refused or done."""
+    queue = scene.queue
+    taken: list[Job | None] = []
+    queue.on_arrival = lambda: taken.append(queue.take())
+    job = scene.put("user", 1.0)
+    assert taken == [job]
+    queue.requeue(job, SLICE_S)
+    assert taken == [job, job]
+    job.done.cancel()
+    queue.requeue(job, SLICE_S)
+    queue.on_arrival, queue.limit = lambda: None, 1
+    scene.put("user", 1.0)
+    queue.on_arrival = lambda: taken.append(queue.take())
+    with pytest.raises(ServerBusy):
+        scene.put("user", 1.0)
+    assert taken == [job, job]
 
-    async def scene() -> None:
-        queue = Queue(8, 8)
-        consumers = [asyncio.create_task(queue.get()) for _ in range(3)]
-        await asyncio.sleep(0)
-        consumers[0].cancel()
-        jobs = [Job({}, [], asyncio.get_running_loop().create_future(), "user", 1.0, GAUSSIAN) for _ in range(3)]
-        for job in jobs:
-            queue.put(job)
-        assert await asyncio.gather(*consumers[1:]) == jobs[:2]
-        assert await queue.get() is jobs[2]
-        idle = asyncio.create_task(queue.get())
-        await asyncio.sleep(0)
-        queue.put(jobs[0])
-        assert await idle is jobs[0]
 
-    asyncio.run(scene())
+@pytest.mark.parametrize("seconds", [0.05, 3.0])
+def test_a_job_that_is_begun_alone_is_accounted_for_as_one_that_was_taken(scene: Scene, seconds: float) -> None:
+    """Tags, sums, times and what follows are the same; one that finds another in the queue has to be taken."""
+    taking, alone = scene.queue, Scene(scene.loop).queue
+    found: list[list[dict[str, object]]] = []
+    for queue in (taking, alone):
+        begun: list[Job] = []
+
+        def begin(job: Job, begun: list[Job] = begun) -> bool:
+            begun.append(job)
+            return True
+
+        if queue is alone:
+            queue.begin_alone = begin
+        states: list[dict[str, object]] = []
+        for user in ("one", "other", "one"):
+            first, second = scene.job(user, seconds), scene.job("late", seconds)
+            queue.put(first)
+            assert (queue is alone) == (first in begun)
+            assert queue is alone or queue.take() is first
+            states.append({name: value for name, value in vars(queue).items() if isinstance(value, int | float)})
+            queue.put(second)
+            assert second not in begun
+            assert (len(queue), queue.in_progress, queue.jobs()) == (1, 1, [first, second])
+            queue.finish(first, seconds)
+            assert queue.take() is second
+            queue.finish(second, seconds)
+            shares = queue._users.items()
+            states.append({name: (share.tag, share.use, share.left, share.jobs) for name, share in shares})
+        found.append(states)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("seed", range(20))
