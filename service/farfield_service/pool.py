@@ -47,6 +47,7 @@ class Pool:
         self.lanes = [Lane(self, number) for number in range(settings.workers)]
         self.deaths: OrderedDict[Spec, tuple[int, float]] = OrderedDict()
         self.tasks: list[asyncio.Task[None]] = []
+        self.parked: list[Job] = []  # portions taken by a worker that was building their kernels
 
     @property
     def is_ready(self) -> bool:
@@ -69,9 +70,9 @@ class Pool:
         return next((lane.program.facts for lane in self.lanes if lane.program), {})
 
     @property
-    def running(self) -> list[Job]:
-        """Jobs that a worker computes now."""
-        return [lane.job for lane in self.lanes if lane.job]
+    def running(self) -> int:
+        """Requests that workers compute now."""
+        return len({lane.job.request for lane in self.lanes if lane.job})
 
     @property
     def is_busy(self) -> bool:
@@ -154,6 +155,12 @@ class Pool:
             for job in self.queue.drain():
                 fail(job, error)
 
+    def unpark(self) -> None:
+        """A worker builds kernels no more: portions that wait for some are in the queue again."""
+        parked, self.parked = self.parked, []
+        for job in parked:
+            self.queue.requeue(job, 0.0)
+
     def died(self, spec: Spec) -> None:
         """A worker died under a spec."""
         deaths = self.deaths.pop(spec, (0, 0.0))[0] + 1
@@ -229,6 +236,7 @@ class Lane:
         self.program = None
         self.restarts += 1
         building, self.building = self.building, {}
+        self.pool.unpark()
         for job in building.values():
             self._died_under(job, 0.0)
 
@@ -248,6 +256,8 @@ class Lane:
         """
         while True:
             job = self.own.popleft() if self.own else self.queue.take()
+            if job is None and self.pool.parked:
+                job = self._unparked()
             if job is None:
                 self.queue.arrival.clear()
                 await self.queue.arrival.wait()
@@ -256,9 +266,24 @@ class Lane:
                 continue
             home = next((lane for lane in self.pool.lanes if lane.program and lane.program is job.home), self)
             if home is self:
-                return job
+                if not (job.kernels and self._builds_for(job)):
+                    return job
+                self.pool.parked.append(job)
+                self.queue.arrival.set()
+                continue
             home.own.append(job)
             self.queue.arrival.set()
+
+    def _builds_for(self, job: Job) -> bool:
+        """Whether the worker is building the kernels of a portion already: it takes no more that wait for them."""
+        return any(other.kernels == job.kernels for other in self.building.values())
+
+    def _unparked(self) -> Job | None:
+        """A portion that another worker left."""
+        found = next((job for job in self.pool.parked if not self._builds_for(job)), None)
+        if found:
+            self.pool.parked.remove(found)
+        return found
 
     async def watch(self) -> None:
         """Ask an idle worker now and then whether it is there."""
@@ -289,7 +314,7 @@ class Lane:
         job.home, job.is_building = program, False
         begun = time.perf_counter()
         limit_s = self.settings.job_timeout_s
-        timeout_s = limit_s - job.spent_s + min(limit_s, SLACK * self.settings.part_s)
+        timeout_s = limit_s - job.request_s + min(limit_s, SLACK * self.settings.part_s)
         try:
             reply = await program.ask(message, timeout_s)
         except TimeoutError:
@@ -325,7 +350,7 @@ class Lane:
         limit_s = self.settings.job_timeout_s
         if not job.done.done() and job.deadline is not None and job.deadline < self.queue.now():
             job.done.set_exception(DeadlineExceeded("the deadline passed while the request was computed"))
-        if not job.done.done() and job.spent_s + used_s > limit_s:
+        if not job.done.done() and job.request_s + used_s > limit_s:
             job.done.set_exception(JobTimeout(f"the request ran longer than this server's {limit_s:g} s"))
         if job.done.done():
             self._drop(job, used_s)
@@ -343,6 +368,7 @@ class Lane:
             self.pool.metrics.build_seconds.observe(message["used_s"])
             job.is_building, job.build_s = True, job.build_s + message["used_s"]
             self.queue.requeue(job, message["used_s"])
+            self.pool.unpark()
 
     def _end(self, job: Job, used_s: float, error: ServiceError) -> None:
         self.queue.finish(job, used_s)

@@ -189,6 +189,7 @@ class Reduction:
         by_chunks: whether a few terms are taken in by a state of their own, which `merge` then takes in: the
             errors of sums grow with the number of additions one after another.
         is_exact: whether `step` and `merge` round nothing: states need not be merged tile by tile.
+        nests: whether the results of parts of the terms, reduced as terms themselves, are the result of all.
         cuda_step: the step in float32 on CUDA, where an instruction does more of it than elsewhere.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
@@ -212,6 +213,7 @@ class Reduction:
     step: str = ""
     cuda_step: str = ""
     is_exact: bool = False
+    nests: bool = False
     candidate: str = ""
     step_each: str = ""
     merge: str

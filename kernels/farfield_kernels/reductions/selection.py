@@ -98,6 +98,7 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             name=name,
             doc=f"{adjective} term; {worst} of nothing",
             **values,
+            nests=True,
             results=(of_value,),
             reference=lambda *args: select(*args)[:1],
             saving=both,
