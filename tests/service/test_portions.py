@@ -214,7 +214,7 @@ def test_a_deadline_that_passes_ends_all_portions(tmp_path: Path) -> None:
     """504 when it has passed or a portion would end later, and nothing is computed any more."""
     rows = 60_000  # in NumPy far more than twice the deadline, and by what is expected of compiled kernels less
     with dividing(tmp_path, FARFIELD_CPU="numpy") as server:
-        with asking(server, arguments(rows, rows), b"X-Farfield-Deadline-Ms: 2000") as client:
+        with asking(server, arguments(rows, rows), b"X-Farfield-Deadline-Ms: 4000") as client:
             answer = client.recv(65_536)
             assert answer.startswith(b"HTTP/1.1 504")
             assert re.search(b"the deadline passed while|too little time was left", answer)  # for a portion
@@ -225,11 +225,11 @@ def test_a_deadline_that_passes_ends_all_portions(tmp_path: Path) -> None:
 def test_the_time_of_all_portions_counts(tmp_path: Path) -> None:
     """A request is given up when it has taken `job_timeout_s` of the workers together."""
     with dividing(tmp_path, "--job-timeout-s", "1.5") as server, contextlib.closing(server.session()) as session:
-        started = time.monotonic()
         with pytest.raises(DeadlineError, match=r"longer than this server's 1\.5 s"):
             session.call(KERNEL, arguments(ENDLESS_ROWS, ENDLESS_ROWS))
         used_s = metric(server, "farfield_user_device_seconds_total", '{user="local"}')
-        assert 1.4 < used_s < 3 + 2 * (time.monotonic() - started)
+        used_s += metric(server, "farfield_build_seconds_sum")
+        assert 1.4 < used_s < 2.8  # 3 if each portion had 1.5 s
         check_health(server)
         assert server.info()["worker_restarts"] == 0
 
@@ -315,7 +315,9 @@ def test_kernels_are_built_once_per_worker(tmp_path: Path) -> None:
     with dividing(tmp_path, *ALL, **environ) as server, contextlib.closing(server.session()) as session:
         close(session.call(KERNEL, arrays)[0], reference(read(KERNEL), arrays)[0], 1e-5)
         assert divided(server) == 1
-        assert 2 < metric(server, "farfield_build_seconds_sum") < 9  # of which each slow compiler takes 2
+        assert metric(server, "farfield_build_seconds_sum") > 2
+        # Of eight portions, of three lengths, which count as other kernels until it is seen that they are not.
+        assert metric(server, "farfield_build_seconds_count") <= 6
         assert session.last_timing["compile"] < 4500
 
 
