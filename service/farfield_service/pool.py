@@ -266,7 +266,7 @@ class Lane:
                 continue
             home = next((lane for lane in self.pool.lanes if lane.program and lane.program is job.home), self)
             if home is self:
-                if not (job.kernels and self._builds_for(job)):
+                if job.home or not (job.kernels and self._builds_for(job)):
                     return job
                 self.pool.parked.append(job)
                 self.queue.arrival.set()
