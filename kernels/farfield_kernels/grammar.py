@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import FormulaError, RuleError
-from .expr import Axis, Const, Expr, Operator, Var, apply, constant, spend, topological, variable
+from .expr import Const, Expr, Operator, Var, apply, constant, spend, topological
 from .operators import INTERNAL, OPERATORS, named_operators
 from .operators.differential import Differential
+from .scope import KINDS, Place, Scope, Variable, declared, named
 
 MAX_NESTING = 80  # parentheses within parentheses
-MAX_POSITION = 63
 MAX_LIST = 12  # entries of a list; a tensor has at most as many axes
 MAX_INTEGER = 2**53  # up to here every integer is exact
-
-AXES: dict[str, Axis] = {"Vi": "i", "Vj": "j", "Pm": "p"}
-CATEGORIES: tuple[Axis, ...] = ("i", "j", "p")  # of Var(position, dim, category)
-KINDS = (*AXES, "Var", "Ind")
-"""Names that are read by the grammar itself, besides those of operators."""
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|"
@@ -39,72 +33,6 @@ _MEANING = {"==": "Equal", "|": "Scalprod", "+": "Add", "-": "Subtract", "*": "M
 _MEANING |= {"!=": "NotEqual", "<": "LessThan", "<=": "LessOrEqual", ">": "LessThan", ">=": "LessOrEqual"}
 _COMPARISON, _UNARY, _POWER = 1, 5, 6
 _CLOSING = {"(": ")", "[": "]"}
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One argument of the call, number `position`: `dim` components per row of `axis`."""
-
-    name: str
-    position: int
-    dim: int
-    axis: Axis
-
-    @property
-    def written(self) -> str:
-        """As an inline variable, `Vi(0, 3)`."""
-        kind = next(kind for kind, axis in AXES.items() if axis == self.axis)
-        return f"{kind}({self.position}, {self.dim})"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in which text something stands."""
-
-    text: str
-    at: int
-    field: str
-
-    def wrong(self, reason: str, limit: int | None = None) -> FormulaError:
-        """The error to raise about it; `limit` if that was exceeded."""
-        return FormulaError(reason, text=self.text, position=self.at, field=self.field, limit=limit)
-
-
-class Scope:
-    """What names stand for, and the arguments of the call with the place where each is first met.
-
-    Args:
-        is_open: whether a formula may bring in arguments that no declaration names.
-    """
-
-    def __init__(self, *, is_open: bool = True) -> None:
-        self.names: dict[str, Expr] = {}
-        self.arguments: dict[int, Variable] = {}
-        self.places: dict[int, Place] = {}
-        self.is_open = is_open
-
-    def argument(self, found: Variable, place: Place) -> Expr:
-        """The node of an argument; it agrees with what is known of its position.
-
-        Raises:
-            FormulaError: position, dim or axis.
-        """
-        if not 0 <= found.position <= MAX_POSITION:
-            raise place.wrong(f"position {found.position} is outside 0..{MAX_POSITION}")
-        known = self.arguments.get(found.position)
-        if known is not None and (known.dim, known.axis) != (found.dim, found.axis):
-            label = "" if known.name == known.written else f"{known.name} = "
-            raise place.wrong(f"{found.written} does not agree with {label}{known.written}")
-        try:
-            node = variable(found.position, found.dim, found.axis)
-        except RuleError as reason:
-            raise place.wrong(f"{found.written.split('(')[0]}: {reason}", reason.limit) from None
-        if known is None:
-            if not self.is_open:
-                raise place.wrong(f"{found.written} is not a declared variable")
-            self.arguments[found.position] = found
-            self.places[found.position] = place
-        return node
 
 
 class Token(NamedTuple):
@@ -363,7 +291,7 @@ class Parser:
         for node in topological([result]):
             if isinstance(node, Var):
                 found = Variable("", node.position, node.dim, node.axis)
-                self.scope.argument(_named(found), self._place(at))
+                self.scope.argument(named(found), self._place(at))
 
     def _apply(self, name: str, values: list[object] | list[Expr], at: Token) -> Expr:
         try:
@@ -395,20 +323,6 @@ class Parser:
         if abs(number) > MAX_INTEGER:
             raise self.wrong(f"{what} is {number:g}, which is outside -2**53..2**53", at)
         return int(number)
-
-
-def declared(name: str, kind: str, position: int, dim: int, category: list[int], place: Place) -> Variable:
-    """The variable that `kind(position, dim)`, or `Var(position, dim, category)`, declares."""
-    if not category:
-        return _named(Variable(name, position, dim, AXES[kind]))
-    if not 0 <= category[0] < len(CATEGORIES):
-        raise place.wrong(f"category {category[0]} is not one of 0 (i), 1 (j), 2 (parameter)")
-    return _named(Variable(name, position, dim, CATEGORIES[category[0]]))
-
-
-def _named(found: Variable) -> Variable:
-    """A variable without a name is called as it is written inline."""
-    return found if found.name else Variable(found.written, found.position, found.dim, found.axis)
 
 
 def constant_value(formula: Expr) -> float | None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from .errors import FormulaError, RuleError
 from .expr import MAX_NODES, Expr, bounded, variable
-from .grammar import AXES, KINDS, MAX_NESTING, MAX_POSITION, Argument, Parser, Place, Scope, Variable, declared
+from .grammar import MAX_NESTING, Argument, Parser
 from .operators import named_operators
 from .reductions import REDUCTIONS, Reduction, find
+from .scope import AXES, KINDS, MAX_POSITION, Place, Scope, Variable, declared
 
 MAX_COUNT = 1000  # terms that KMin and KMax select
 MAX_TEXT = 20_000  # characters; the longest formula met in the field's own papers has under 1,000

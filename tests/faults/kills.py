@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,15 +19,25 @@ CLIENTS = 4
 ROWS = 1500
 
 
-def recoveries(server: Server, kills: int) -> list[float]:
+@dataclass(frozen=True)
+class Recovered:
+    """What became of a load under which workers were killed.
+
+    Args:
+        seconds: until the next worker was ready, per kill.
+        answers: that clients received, all of them right.
+    """
+
+    seconds: list[float]
+    answers: int
+
+
+def recoveries(server: Server, kills: int) -> Recovered:
     """Kill the worker at random moments under the load of some clients.
 
     Args:
         server: one that nobody else uses.
         kills: how many.
-
-    Returns:
-        Seconds until the next worker was ready, per kill.
 
     Raises:
         AssertionError, FarfieldError: an answer is wrong, or lost.
@@ -62,7 +73,7 @@ def recoveries(server: Server, kills: int) -> list[float]:
             over.set()
         for client in clients:
             client.result(WAIT_S)
-    return found
+    return Recovered(found, sum(answered))
 
 
 def recovery(server: Server) -> float:

@@ -111,7 +111,7 @@ class Load:
                 time.sleep(PAUSE_S)
             with contextlib.closing(http.client.HTTPResponse(client)) as response:
                 response.begin()
-                assert response.status == 200
+                assert response.status == 200, (response.status, response.read())
                 assert response.length is not None
                 content, size = bytearray(), response.length
                 while len(content) < size:

@@ -20,11 +20,11 @@ from farfield_kernels.differentiate import vjp
 from farfield_kernels.domains import Case, Domain
 from farfield_kernels.errors import LimitError, RuleError
 from farfield_kernels.expr import Array, Expr, Operator, Var, apply, topological, variable
-from farfield_kernels.grammar import MAX_POSITION
 from farfield_kernels.lower import lower
 from farfield_kernels.operators import named_operators
 from farfield_kernels.operators.differential import Differential
 from farfield_kernels.reductions import SUM
+from farfield_kernels.scope import MAX_POSITION
 from farfield_kernels.terms import Term
 
 from . import formula_trees as trees

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from farfield_kernels.errors import FormulaError
 from farfield_kernels.expr import Expr, topological
-from farfield_kernels.grammar import KINDS
 from farfield_kernels.operation import Spec, read
 from farfield_kernels.operators import named_operators
 from farfield_kernels.parse import parse_formula, parse_variables
 from farfield_kernels.reference import reference
+from farfield_kernels.scope import KINDS
 
 VARIABLES = ("x = Vi(3)", "y = Vj(3)", "a = Vj(1)", "p = Pm(1)", "A = Pm(6)")
 

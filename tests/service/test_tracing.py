@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from farfield_service.logs import spec_hash
 from farfield_service.wire import FRAME
@@ -16,6 +22,47 @@ from serving import GAUSSIAN, WAIT_S, Server, environment, frame, gaussian_array
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes the spans that exporters send by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        super().__init__(("127.0.0.1", 0), Sent)
+
+    @property
+    def url(self) -> str:
+        """Its endpoint."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Sent(BaseHTTPRequestHandler):
+    """One message to the collector."""
+
+    server: Collector
+
+    def do_POST(self) -> None:
+        """Keep its spans."""
+        message = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        scopes = [scope for resource in message.resource_spans for scope in resource.scope_spans]
+        self.server.spans += [span for scope in scopes for span in scope.spans]
+        self.send_response(200 if self.path == "/v1/traces" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[Collector]:
+    """A collector on a port of its own."""
+    with Collector() as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        try:
+            yield collector
+        finally:
+            collector.shutdown()
 
 
 def spans(server: Server) -> list[dict[str, Any]]:
@@ -51,6 +98,25 @@ def test_a_trace_goes_on_in_server_and_worker(tmp_path: Path) -> None:
     assert compute["attributes"].pop("farfield.request_id") == request_id
     assert set(compute["attributes"]) == {f"farfield.{name}_ms" for name in ("compile", "h2d", "kernel", "d2h")}
     assert request["resource"]["attributes"]["service.name"] == "farfield"
+
+
+def test_an_otlp_collector_receives_the_spans_of_server_and_worker(tmp_path: Path) -> None:
+    """Over HTTP, at the endpoint of the standard variable; what was not yet sent is sent when the programs end."""
+    with collecting() as collector:
+        with serving(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as server:
+            post(server, frame(GAUSSIAN, gaussian_arrays()), traceparent=f"00-{TRACE}-{CALLER}-01")
+        found = {span.name: span for span in collector.spans}
+    assert set(found) == {"POST /v1/reduce", "compute"}
+    request, compute = found["POST /v1/reduce"], found["compute"]
+    assert request.trace_id.hex() == compute.trace_id.hex() == TRACE
+    assert request.parent_span_id.hex() == CALLER
+    assert compute.parent_span_id == request.span_id
+
+
+def test_a_dead_collector_costs_no_answer(tmp_path: Path) -> None:
+    """Requests are computed, and the server stops in time."""
+    with serving(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
+        assert post(server, frame(GAUSSIAN, gaussian_arrays())) == 200
 
 
 def test_refused_requests_and_those_outside_a_trace_have_spans_of_their_own(tmp_path: Path) -> None:

@@ -17,6 +17,63 @@ from ..expr import Array, Expr
 from ..operators.vector import contract
 from .kinds import Field, Fold, Pair, Reduction, Result, State, Tile, declare
 
+
+def _three(
+    name: str,
+    docs: tuple[str, str, str],
+    values: dict[str, Any],
+    places: dict[str, Any],
+    results: tuple[Result, Result],
+    select: Callable[..., tuple[Array, Array]],
+    gradient: Callable[[Pair], tuple[Expr, None]],
+) -> tuple[Reduction, Reduction, Reduction]:
+    """Terms, their places, and both.
+
+    Args:
+        name: of the terms.
+        docs: of the three.
+        values, places: the fields of a `Reduction` that computes terms alone, and of one that computes places.
+        results: terms and places.
+        select: computes both, in NumPy.
+        gradient: with respect to the terms, at their places.
+    """
+    both = Reduction(
+        name=f"{name}_Arg{name}",
+        doc=docs[2],
+        **places,
+        results=results,
+        reference=select,
+        gradient=gradient,
+        saves=(1,),
+    )
+    alone = Reduction(
+        name=name,
+        doc=docs[0],
+        **values,
+        results=results[:1],
+        reference=lambda *args: select(*args)[:1],
+        saving=both,
+    )
+    number = Reduction(
+        name=f"Arg{name}",
+        doc=docs[1],
+        **places,
+        results=results[1:],
+        reference=lambda *args: select(*args)[1:],
+    )
+    return alone, number, both
+
+
+def _declare_variants(variants: Callable[[bool], tuple[Reduction, Reduction, Reduction]]) -> None:
+    """Declare three reductions, each with its variant that passes over NaN."""
+    *ones, both = [
+        replace(found, ignoring=other) for found, other in zip(variants(False), variants(True), strict=True)
+    ]
+    for found in ones:
+        declare(found)
+    declare(both, both.name.replace("_", ""))
+
+
 # ---- one -----------------------------------------------------------------------------------------------------
 
 
@@ -62,7 +119,7 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
     of_value = Result("$m")
     of_place = Result("$k < 0 && terms > 0 ? 0 : $k", kind="column")
 
-    def variants(ignore: bool) -> dict[str, Reduction]:
+    def variants(ignore: bool) -> tuple[Reduction, Reduction, Reduction]:
         select = _extremum_of(name, worst, ignore=ignore)
         or_nan, or_nan2, or_first_nan2 = (
             ("", "", "") if ignore else (" | ($t != $t)", " || $m2 != $m2", " || ($m2 != $m2 && $m == $m)")
@@ -75,6 +132,7 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             "step": f"$m = ($t {better} $m){or_nan} ? $t : $m;",
             "cuda_step": f"$m = {'f' + name.lower() if ignore else of_two}($m, $t);",
             "is_exact": True,
+            "nests": True,
             "merge": f"if ($m2 {better} $m{or_nan2}) $m = $m2;",
             "fold": _fold_extremum(name, ignore=ignore),
         }
@@ -85,37 +143,14 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             "merge": f"if ($m2 {better} $m{or_first_nan2}) {{ $m = $m2; $k = $k2; }}",
             "fold": _fold_place(name, worst, ignore=ignore),
         }
-        both = Reduction(
-            name=f"{name}_Arg{name}",
-            doc=f"the {adjective} term and its column number",
-            **places,
-            results=(of_value, of_place),
-            reference=select,
-            gradient=_at_selected,
-            saves=(1,),
+        docs = (
+            f"{adjective} term; {worst} of nothing",
+            f"column number of the {adjective} term, the first on ties; -1 of nothing",
+            f"the {adjective} term and its column number",
         )
-        alone = Reduction(
-            name=name,
-            doc=f"{adjective} term; {worst} of nothing",
-            **values,
-            nests=True,
-            results=(of_value,),
-            reference=lambda *args: select(*args)[:1],
-            saving=both,
-        )
-        number = Reduction(
-            name=f"Arg{name}",
-            doc=f"column number of the {adjective} term, the first on ties; -1 of nothing",
-            **places,
-            results=(of_place,),
-            reference=lambda *args: select(*args)[1:],
-        )
-        return {found.name: found for found in (alone, number, both)}
+        return _three(name, docs, values, places, (of_value, of_place), select, _at_selected)
 
-    ignoring = variants(ignore=True)
-    for found in variants(ignore=False).values():
-        spellings = (f"{name}Arg{name}",) if found.name == f"{name}_Arg{name}" else ()
-        declare(replace(found, ignoring=ignoring[found.name]), *spellings)
+    _declare_variants(variants)
 
 
 _declare_extremum("Max", "largest", ">", "K(-INF)", -np.inf)
@@ -203,13 +238,33 @@ def _insert(beats: str) -> str:
     )
 
 
+def _step_best(beats_last: str, beats: str, *, is_min: bool) -> str:
+    return (
+        "const V t = $t; V x = t; I place = KI($c); "
+        "if (any(($k[$K - 1] < 0) | (t != t) | ($v[$K - 1] != $v[$K - 1]))) "
+        f"{{ if (any({beats_last})) "
+        f"{_insert(beats)} }} "
+        f"else {_insert('!(y <= t)' if is_min else 't > y')}"
+    )
+
+
+def _merge_best(beats_last: str, beats: str) -> str:
+    return (
+        "for (int u = 0; u < $K; u++) { const double t = $v2[u]; double x = t, place = $k2[u]; "
+        f"if (place < 0 || !({beats_last})) break; "
+        "for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
+        f"if ({beats}) "
+        "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
+    )
+
+
 def _declare_best(name: str, adjective: str, better: str, identity: str, worst: float) -> None:
     is_min = worst > 0
     state = (Field("v", identity, each="K"), Field("k", "KI(-1)", kind="column", each="K"))
     of_values = Result("$v[q]", each="K")
     of_places = Result("$k[q]", kind="column", each="K")
 
-    def variants(ignore: bool) -> dict[str, Reduction]:
+    def variants(ignore: bool) -> tuple[Reduction, Reduction, Reduction]:
         select = _best_of(worst, ignore=ignore)
         beats_last = _beats("t", "$v[$K - 1]", "$k[$K - 1]", better=better, ignore=ignore)
         beats = _beats("t", "y", "before", better=better, ignore=ignore)
@@ -218,52 +273,18 @@ def _declare_best(name: str, adjective: str, better: str, identity: str, worst: 
             "scheme": "selection",
             "is_exact": True,
             "candidate": f"any($k < 0) | any_exceeds({'$v, $t' if is_min else '$t, $v'})",
-            "step": (
-                "const V t = $t; V x = t; I place = KI($c); "
-                "if (any(($k[$K - 1] < 0) | (t != t) | ($v[$K - 1] != $v[$K - 1]))) "
-                f"{{ if (any({beats_last})) "
-                f"{_insert(beats)} }} "
-                f"else {_insert('!(y <= t)' if is_min else 't > y')}"
-            ),
-            "merge": (
-                "for (int u = 0; u < $K; u++) { const double t = $v2[u]; double x = t, place = $k2[u]; "
-                f"if (place < 0 || !({beats_last})) break; "
-                "for (int q = 0; q < $K; q++) { const double y = $v[q], before = $k[q]; "
-                f"if ({beats}) "
-                "{ $v[q] = x; $k[q] = place; x = y; place = before; } } }"
-            ),
+            "step": _step_best(beats_last, beats, is_min=is_min),
+            "merge": _merge_best(beats_last, beats),
             "fold": _fold_best(worst, ignore=ignore),
         }
-        both = Reduction(
-            name=f"{name}_Arg{name}",
-            doc=f"the K {adjective} terms and their column numbers",
-            **text,
-            results=(of_values, of_places),
-            reference=select,
-            gradient=_at_best,
-            saves=(1,),
+        docs = (
+            f"the K {adjective} terms, in order; {worst} where there are fewer",
+            f"column numbers of the K {adjective} terms, the first on ties; -1 where there are fewer",
+            f"the K {adjective} terms and their column numbers",
         )
-        alone = Reduction(
-            name=name,
-            doc=f"the K {adjective} terms, in order; {worst} where there are fewer",
-            **text,
-            results=(of_values,),
-            reference=lambda *args: select(*args)[:1],
-            saving=both,
-        )
-        number = Reduction(
-            name=f"Arg{name}",
-            doc=f"column numbers of the K {adjective} terms, the first on ties; -1 where there are fewer",
-            **text,
-            results=(of_places,),
-            reference=lambda *args: select(*args)[1:],
-        )
-        return {found.name: found for found in (alone, number, both)}
+        return _three(name, docs, text, text, (of_values, of_places), select, _at_best)
 
-    ignoring = variants(ignore=True)
-    for found in variants(ignore=False).values():
-        spellings = (f"{name}Arg{name}",) if found.name == f"{name}_Arg{name}" else ()
-        declare(replace(found, ignoring=ignoring[found.name]), *spellings)
+    _declare_variants(variants)
 
 
 _declare_best("KMin", "smallest", "<", "K(INF)", np.inf)
