@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from machine import save_section
-from server import clients, codec, fair, handoff, memory, overload, seed, transfer
+from server import clients, codec, fair, handoff, memory, overload, seed, spread, transfer
 from server.figures import Extent, Figure, NotMeasured
 
 BUSY = 0.5  # load average, from which a run is not to be trusted
@@ -41,6 +41,7 @@ SECTIONS = (
     Section("clients", "32 clients at once, and 10,000 calls on one connection", clients.measure),
     Section("overload", "ten times as many requests as the server can compute", overload.measure),
     Section("fair", "light users beside a hog, and users of unequal weight", fair.measure),
+    Section("spread", "a long request by two workers, against one", spread.measure),
 )
 
 

@@ -42,8 +42,7 @@ class Program:
     @property
     def worker_pid(self) -> int:
         """Of its worker program."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return next(int(word) for task in tasks for word in (task / "children").read_text().split())
+        return children(self)[0]
 
     def cpu_ms(self) -> float:
         """Processor time that the process has used; the worker's is not in it."""
@@ -104,6 +103,12 @@ def running(*flags: str, **variables: str) -> Iterator[Program]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def children(program: Program) -> list[int]:
+    """Process ids of its worker programs."""
+    tasks = Path(f"/proc/{program.pid}/task").iterdir()
+    return [int(word) for task in tasks for word in (task / "children").read_text().split()]
 
 
 def resident(pid: int, field: str) -> int:

@@ -17,7 +17,7 @@ from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from .execute import Backend, Timing, Work, backend_for, execute
 from .expr import INDEX_SHIFT, Array
 from .host_device import Numpy
-from .operation import Slot, Spec, read
+from .operation import INDEX_DTYPE, Slot, Spec, read
 from .ranges import check_ranges
 from .schedule import Device
 from .stages import plan_call
@@ -64,7 +64,8 @@ def run(
         arrays: the arguments: (M, d) for axis i, (N, d) for axis j, (d,) for parameters, after batch axes that
             broadcast, all of one float type, any strides; int64 for saved indices.
         device: `auto`, `cpu` or `cuda`.
-        out: arrays to write the results to, C-contiguous, of the results' shapes and types.
+        out: arrays to write the results to, C-contiguous, of the results' shapes and types. Floating-point ones
+            may be float64 whatever the type of the arguments, for results that are parts of sums.
         ranges: block-sparse ranges, six arrays (see `ranges.py`), the same for all elements of the batch.
 
     Returns:
@@ -138,10 +139,11 @@ def _begin(
             raise _no_array(arrays)
     dtypes, shapes = tuple([array.dtype for array in arrays]), tuple([array.shape for array in arrays])
     backend = backend_for(resolve_device(device))
+    is_wide = out is not None and all(array.dtype.char in "dlq" for array in out)
     if ranges is None:
-        ready = _ready_without_ranges(spec, backend, dtypes, shapes)
+        ready = _ready_without_ranges(spec, backend, dtypes, shapes, is_wide)
     else:
-        ready = _ready(spec, backend, dtypes, shapes, ranges)
+        ready = _ready(spec, backend, dtypes, shapes, is_wide, ranges)
     work = ready.work
     with backend.guard:
         for step in work.steps:
@@ -158,10 +160,15 @@ def _begin(
 
 
 def prepare(
-    spec: Spec, arrays: Sequence[Array], *, device: str = "auto", ranges: Sequence[Array] | None = None
+    spec: Spec,
+    arrays: Sequence[Array],
+    *,
+    device: str = "auto",
+    out: Sequence[Array] | None = None,
+    ranges: Sequence[Array] | None = None,
 ) -> None:
     """Compile what `run` would on these arguments, and no more."""
-    _begin(spec, arrays, device, None, ranges)
+    _begin(spec, arrays, device, out, ranges)
 
 
 def _no_array(arrays: Sequence[Any]) -> ArgumentError:
@@ -191,13 +198,14 @@ def _ready(
     backend: Backend,
     dtypes: Sequence[np.dtype[Any]],
     shapes: Sequence[tuple[int, ...]],
+    is_wide: bool,
     ranges: Sequence[Array] | None = None,
 ) -> _Ready:
     operation = read(spec)
     sizes = check_arguments(operation, [dtype.name for dtype in dtypes], shapes)
     pairs = None if ranges is None else check_ranges(ranges, sizes.M, sizes.N, distinct=operation.selects)
     device: Device = "cpu" if backend.is_host else "cuda"
-    work = Work(plan_call(spec, sizes.compute, device), sizes, pairs, spec.separation)
+    work = Work(plan_call(spec, sizes.compute, device), sizes, pairs, spec.separation, is_wide)
     kinds = [numpy_dtype(slot.dtype(sizes.dtype)) for slot in operation.results]
     results = tuple(zip(result_shapes(operation, sizes), kinds, strict=True))
     return _Ready(work, numpy_dtype(sizes.compute), operation.arguments, results)
@@ -205,10 +213,14 @@ def _ready(
 
 @functools.lru_cache(maxsize=1024)
 def _ready_without_ranges(
-    spec: Spec, backend: Backend, dtypes: Sequence[np.dtype[Any]], shapes: Sequence[tuple[int, ...]]
+    spec: Spec,
+    backend: Backend,
+    dtypes: Sequence[np.dtype[Any]],
+    shapes: Sequence[tuple[int, ...]],
+    is_wide: bool,
 ) -> _Ready:
     """Kept, as most calls are made again."""
-    return _ready(spec, backend, dtypes, shapes)
+    return _ready(spec, backend, dtypes, shapes, is_wide)
 
 
 def bind(slot: Slot, array: Array, dtype: str | np.dtype[Any], N: int) -> Array:
@@ -233,7 +245,7 @@ def _checked(out: Sequence[Array], ready: _Ready) -> list[Array]:
         raise ArgumentError(f"out takes {len(ready.results)} arrays, got {len(out)}", field="out")
     for place, (array, (shape, dtype)) in enumerate(zip(out, ready.results, strict=True)):
         field = f"out[{place}]"
-        if array.dtype != dtype:
+        if array.dtype != dtype and (dtype == INDEX_DTYPE or array.dtype != np.float64):
             raise DtypeError(f"{field} is {array.dtype}, {dtype} is needed", field=field)
         if array.shape != shape:
             raise ShapeError(f"{field} has shape {array.shape}, {shape} is needed", field=field)

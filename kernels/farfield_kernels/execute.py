@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,21 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The kernels of one call and how far they go."""
+    """The kernels of one call and how far they go.
+
+    Args:
+        call: the kernels.
+        sizes: of the arguments.
+        pairs: which of them meet, if not all.
+        separation: whether passes may replace kernels over all pairs.
+        is_wide: whether all floating-point results are float64, whatever the kernels compute in.
+    """
 
     call: Plan
     sizes: Sizes
     pairs: Ranges | None
     separation: str
+    is_wide: bool = False
     launches: dict[Stage, Launch] = field(default_factory=dict)
 
     @functools.cached_property
@@ -80,8 +89,9 @@ class Work:
         operation, dtype, compute = self.call.operation, self.sizes.dtype, self.sizes.compute
         targets = []
         for output, place in zip(stage.program.outputs, stage.results, strict=True):
-            written = numpy_dtype(output_dtype(output, compute))
-            same = not output.is_sum and numpy_dtype(operation.results[place].dtype(dtype)) == written
+            written = numpy_dtype(output_dtype(output, "float64" if self.is_wide else compute))
+            wanted = operation.results[place].dtype("float64" if self.is_wide else dtype)
+            same = not output.is_sum and numpy_dtype(wanted) == written
             is_direct = same and self.own_batch(place) == self.sizes.batch
             targets.append(Target(place, self.shape(stage.program, output), written, output.is_sum, is_direct))
         return tuple(targets)
@@ -128,12 +138,16 @@ class Work:
 
     def separated(self, stage: Stage) -> Separated | None:
         """The passes that may replace a kernel, if they are asked for or worth while."""
-        if self.pairs is not None or self.sizes.batch:
+        if self.pairs is not None or self.sizes.batch or (self.is_wide and self.sizes.compute != "float64"):
             return None
         return stage.passes(*self.lengths(stage.program), self.separation)
 
     def over_pairs(self, stage: Stage) -> Emitted:
         """The kernel that visits every pair."""
+        found = self._over_pairs(stage)
+        return stage.by(replace(found.schedule, results="float64")) if self.is_wide else found
+
+    def _over_pairs(self, stage: Stage) -> Emitted:
         rows, cols = self.lengths(stage.program)
         schedule = stage.emitted.schedule
         if schedule.device == "cuda" and is_for(rows, cols, capability()) and stage.contraction:
@@ -278,7 +292,7 @@ def _enqueued(
         with passage.beside(place) if pace is None else NOWHERE:
             outputs = [
                 results[target.place]
-                if target.is_direct and backend.is_host
+                if target.is_direct and backend.is_host and results[target.place].dtype == target.dtype
                 else passage.empty(target.shape, target.dtype)
                 for target in step.targets
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .arguments import Sizes
 from .build import numpy_reason
 from .choices import chosen, per_pair, walk
+from .divide import way_of
 from .execute import Work
 from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
@@ -14,7 +15,7 @@ from .predict import Rates, predict
 from .roll import roll
 from .schedule import Device
 from .separate import GAIN, LEAST_PAIRS
-from .stages import Emitted, Separated, plan_call, simplified
+from .stages import Emitted, Plan, Separated, Stage, plan_call, simplified
 from .terms import Term, expand
 
 
@@ -32,8 +33,9 @@ def explain(
         spec: the call.
         dtype: `float32` or `float64`.
         device: `cpu` or `cuda`; no device is needed.
-        sizes: M and N, to say which of the kernels a call of these sizes would run, and why, how long it will
-            take, and how long at least, if this machine was measured (`farfield bench --machine`).
+        sizes: M and N, to say which of the kernels a call of these sizes would run, and why, how a server with
+            two workers cuts it if it is long, how long it will take, and how long at least, if this machine was
+            measured (`farfield bench --machine`).
         with_source: whether the emitted source is included.
     """
     operation = read(spec)
@@ -56,6 +58,7 @@ def explain(
         lines += _separation(separated, spec.separation)
         if sizes:
             lines += chosen(Work(call, Sizes(dtype, *sizes), None, spec.separation), stage, limits)
+            lines.append(f"  pieces     {_pieces(call, stage, Sizes(dtype, *sizes), spec.separation)}")
         if with_source:
             lines += ["", stage.emitted.source]
         if separated:
@@ -69,6 +72,13 @@ def explain(
     if call.zeros:
         lines += ["", f"Results {_listed(call.zeros)} are zero whatever the data."]
     return "\n".join(lines)
+
+
+def _pieces(call: Plan, stage: Stage, sizes: Sizes, separation: str) -> str:
+    """How a server with two workers cuts a kernel of a long call."""
+    if call.zeros:
+        return "whole: the call has results that are zero whatever the data"
+    return way_of(stage, call.operation, sizes, separation, 2).words
 
 
 def _expected(spec: Spec, sizes: Sizes, limits: Limits | None) -> str:

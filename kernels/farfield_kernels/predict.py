@@ -80,7 +80,7 @@ def predict(spec: Spec, sizes: Sizes, device: Device = "cpu", pairs: int | None 
     operation = read(spec)
     call = plan_call(spec, sizes.compute, "cpu")
     batches = math.prod(sizes.batch)
-    steps = batches * sum(_stage_steps(stage, sizes, spec.separation, pairs) for stage in call.stages)
+    steps = batches * sum(stage_steps(stage, sizes, spec.separation, pairs) for stage in call.stages)
     argument_bytes, read_bytes = _argument_bytes(operation, sizes)
     on_device = plan_call(spec, sizes.compute, device).stages
     written_bytes = sum(_written_bytes(stage.emitted, sizes) for stage in on_device)
@@ -96,7 +96,7 @@ def predict(spec: Spec, sizes: Sizes, device: Device = "cpu", pairs: int | None 
 # ---- work ----------------------------------------------------------------------------------------------------
 
 
-def _stage_steps(stage: Stage, sizes: Sizes, separation: str, pairs: int | None) -> float:
+def stage_steps(stage: Stage, sizes: Sizes, separation: str, pairs: int | None) -> float:
     """Of one element of the batch."""
     rows, cols = _lengths(stage.program, sizes)
     passes = None if sizes.batch or pairs is not None else stage.passes(rows, cols, separation)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from farfield_kernels.arguments import Sizes, check_arguments, numpy_dtype, result_bytes, result_shapes
+from farfield_kernels.divide import Division, divide
 from farfield_kernels.errors import InsufficientMemory, LimitError
 from farfield_kernels.expr import Array
 from farfield_kernels.operation import Operation, Spec
@@ -20,6 +23,7 @@ from farfield_kernels.ranges import NAMES as RANGES
 from .arena import ALIGNMENT, Arena, Lease
 from .errors import BadRequest, DeadlineExceeded, LengthRequired, UnsupportedMediaType
 from .job import Job
+from .portions import Divided
 from .prompt import Promise
 from .settings import Settings
 from .wire import FRAME, MSGPACK, Call, Layout, results_layout
@@ -44,12 +48,16 @@ class Forecast:
         prediction: its work.
         seconds: of the device.
         least_s: of the device, if the prediction is as wrong as it may be where nothing like it was seen.
+        division: how several workers share it, if they do.
+        workers: how many do.
     """
 
     kind: Hashable
     prediction: Prediction
     seconds: float
     least_s: float
+    division: Division | None = None
+    workers: int = 1
 
 
 class Admission:
@@ -86,7 +94,7 @@ class Admission:
             left_s = self.deadline - queue.now()
             if forecast:  # an idle worker tries what may be too long, or a wrong estimate would never be mended
                 run_s = forecast.least_s if wait_s else forecast.seconds / REFUSED_FACTOR
-            run_s *= queue.pace
+            run_s *= queue.pace / (forecast.workers if forecast else 1)
             if run_s >= left_s:
                 raise DeadlineExceeded(f"it takes about {run_s:.3g} s, and its deadline is {left_s:.3g} s away")
             allowed_s, reason = (left_s - run_s) / CAUTION, f"its deadline is {left_s:.3g} s away"
@@ -123,8 +131,16 @@ class Admission:
                 limit=int(settings.job_timeout_s),
             )
         forecast = Forecast(kind, prediction, estimate_s, estimate_s / (1 if is_known else REFUSED_FACTOR))
+        if estimate_s >= settings.divide_s and (workers := state.pool.ready) > 1:
+            forecast = await self._divided(forecast, spec, sizes, workers)
         self.check_room(forecast)
         return forecast
+
+    async def _divided(self, forecast: Forecast, spec: Spec, sizes: Sizes, workers: int) -> Forecast:
+        """The same, shared by several workers if it can be cut; kernels are looked at in a thread."""
+        loop, device = asyncio.get_running_loop(), self.state.pool.device
+        division = await loop.run_in_executor(self.state.planner, divide, spec, sizes, workers, device)
+        return replace(forecast, division=division, workers=workers) if division else forecast
 
     async def _predicted(self, spec: Spec, sizes: Sizes) -> Prediction:
         """The work of a request; a new one is planned in a thread, as that may take a second."""
@@ -148,8 +164,18 @@ class Admission:
             raise DeadlineExceeded("the deadline passed before the result was sent")
 
     def job(self, spec: Spec, message: dict[str, Any], leases: list[Lease], forecast: Forecast) -> Job:
-        """The request as a job."""
-        return Job(
+        """The request as a job.
+
+        Raises:
+            ServerBusy: several workers are to share it, and there is no room for parts of its results.
+        """
+        state, workers = self.state, 1
+        make: Callable[..., Job] = Job
+        if forecast.division and not msgspec.msgpack.decode(message["call"])[1]:  # ranges are not cut
+            state.metrics.divided.inc()
+            workers = forecast.workers
+            make = functools.partial(Divided, division=forecast.division, arena=state.arena, queue=state.queue)
+        return make(
             message,
             leases,
             Promise(),
@@ -159,7 +185,7 @@ class Admission:
             weight=self.user.weight,
             deadline=self.deadline,
             max_waiting=self.user.max_waiting,
-            least_s=forecast.least_s,
+            least_s=forecast.least_s / workers,
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from farfield_kernels.operation import Spec
 
@@ -54,6 +55,33 @@ class Job:
     build_s: float = field(default=0.0, init=False)  # until its kernels were built, beside others' work
     handoff_s: float = field(default=0.0, init=False)  # on the way to the worker and back
     progress: float = field(default=0.0, init=False)  # the fraction that is done
+
+    portions: Sequence[Job] = field(default=(), init=False)  # that have taken its place (see portions.py)
+    kernels: Hashable = field(default=None, init=False)  # of a portion: what others wait for, too
+
+    is_divided: ClassVar[bool] = False  # whether portions take its place when its turn has come
+
+    @property
+    def request(self) -> Job:
+        """What is answered."""
+        return self
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no other portion of its request is in the queue."""
+        return True
+
+    @property
+    def request_s(self) -> float:
+        """Device seconds that its request has taken."""
+        return self.spent_s
+
+    def divide(self) -> Sequence[Job]:
+        """What takes its place in the queue, now that its turn has come."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """It is in the queue no more."""
 
     @property
     def is_interactive(self) -> bool:

@@ -60,6 +60,9 @@ class Metrics:
         self.phases = Phases("farfield_request_seconds", "Time of a request by phase")
         self.registry.register(self.phases)
         self.use = Counter("farfield_user_device_seconds", "Worker time by user", ["user"], registry=self.registry)
+        self.divided = Counter(
+            "farfield_divided_requests", "Requests that several workers may share", registry=self.registry
+        )
         self.build_seconds = Histogram(
             "farfield_build_seconds",
             "Time until the kernels of a new call were compiled, or found on disk",

@@ -49,6 +49,7 @@ class Pool:
         self.deaths: OrderedDict[Spec, tuple[int, float]] = OrderedDict()
         self.tasks: list[asyncio.Task[None]] = []
         queue.on_arrival, queue.begin_alone = self.feed, self.begin_alone
+        self.parked: list[Job] = []  # portions taken by a worker that was building their kernels
 
     @property
     def is_ready(self) -> bool:
@@ -71,9 +72,9 @@ class Pool:
         return next((lane.program.facts for lane in self.lanes if lane.program), {})
 
     @property
-    def running(self) -> list[Job]:
-        """Jobs that a worker computes now."""
-        return [lane.job for lane in self.lanes if lane.job]
+    def running(self) -> int:
+        """Requests that workers compute now."""
+        return len({lane.job.request for lane in self.lanes if lane.job})
 
     @property
     def is_busy(self) -> bool:
@@ -169,6 +170,12 @@ class Pool:
             for job in self.queue.drain():
                 fail(job, error)
 
+    def unpark(self) -> None:
+        """A worker builds kernels no more: portions that wait for some are in the queue again."""
+        parked, self.parked = self.parked, []
+        for job in parked:
+            self.queue.requeue(job, 0.0)
+
     def died(self, spec: Spec) -> None:
         """A worker died under a spec."""
         deaths = self.deaths.pop(spec, (0, 0.0))[0] + 1
@@ -227,7 +234,7 @@ class Lane:
         A job that another worker has begun is handed to that one.
         """
         while self.job is None and self.program is not None and self.program.is_alive:
-            job = self.own.popleft() if self.own else self.queue.take()
+            job = self.own.popleft() if self.own else self.queue.take() or self._unparked()
             if job is None:
                 return
             home = self
@@ -235,11 +242,14 @@ class Lane:
                 home = next((lane for lane in self.pool.lanes if lane.program is job.home), self)
             if job.done.done():  # nobody wants it any more
                 self._drop(job)
-            elif home is self:
-                self.begin(job)
-            else:
+            elif home is not self:
                 home.own.append(job)
                 home.feed()
+            elif job.home is None and job.kernels and self._builds_for(job):
+                self.pool.parked.append(job)
+                self.pool.feed()
+            else:
+                self.begin(job)
 
     async def _start(self) -> None:
         while self.program is None or not self.program.is_alive:
@@ -267,6 +277,7 @@ class Lane:
         self.absence.set()
         self.restarts += 1
         building, self.building = self.building, {}
+        self.pool.unpark()
         for job in building.values():
             self._died_under(job, 0.0)
 
@@ -278,6 +289,17 @@ class Lane:
             self.queue.requeue(job, used_s)
         else:
             self._end(job, used_s, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
+
+    def _builds_for(self, job: Job) -> bool:
+        """Whether the worker is building the kernels of a portion already: it takes no more that wait for them."""
+        return any(other.kernels == job.kernels for other in self.building.values())
+
+    def _unparked(self) -> Job | None:
+        """A portion that another worker left."""
+        found = next((job for job in self.pool.parked if not self._builds_for(job)), None)
+        if found:
+            self.pool.parked.remove(found)
+        return found
 
     async def watch(self) -> None:
         """Ask an idle worker now and then whether it is there."""
@@ -302,7 +324,7 @@ class Lane:
         message = job.message | {"op": "resume" if is_resumed else "begin", "is_built": job.is_building}
         self.job, job.home, job.is_building = job, program, False
         limit_s = self.settings.job_timeout_s
-        timeout_s = limit_s - job.spent_s + min(limit_s, SLACK * self.settings.part_s)
+        timeout_s = limit_s - job.request_s + min(limit_s, SLACK * self.settings.part_s)
         program.order(message, timeout_s, functools.partial(self._heard, job, time.perf_counter()))
 
     def _heard(self, job: Job, begun: float, said: Said) -> None:
@@ -343,7 +365,7 @@ class Lane:
         limit_s = self.settings.job_timeout_s
         if not job.done.done() and job.deadline is not None and job.deadline < self.queue.now():
             job.done.set_exception(DeadlineExceeded("the deadline passed while the request was computed"))
-        if not job.done.done() and job.spent_s + used_s > limit_s:
+        if not job.done.done() and job.request_s + used_s > limit_s:
             job.done.set_exception(JobTimeout(f"the request ran longer than this server's {limit_s:g} s"))
         if job.done.done():
             self._drop(job, used_s)
@@ -362,6 +384,7 @@ class Lane:
             self.pool.metrics.build_seconds.observe(message["used_s"])
             job.is_building, job.build_s = True, job.build_s + message["used_s"]
             self.queue.requeue(job, message["used_s"])
+            self.pool.unpark()
 
     def _end(self, job: Job, used_s: float, error: ServiceError) -> None:
         self.queue.finish(job, used_s)

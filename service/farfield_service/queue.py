@@ -20,7 +20,8 @@ Jobs of one user and class start in the order in which they came, and a started 
 That order is vain where clients leave before they are served: all get the worker when they are about to go. While
 a user's do, and they set no deadline that could be kept instead, what comes goes before what waits.
 
-A job holds a place from `put` until it starts first.
+A job holds a place from `put` until it starts first. One that is divided is replaced by its portions then, all of
+which count as started.
 
 Source: Goyal, Vin and Cheng, Start-time fair queueing, SIGCOMM 1996.
 """
@@ -88,6 +89,7 @@ class Queue:
         self.begin_alone: Callable[[Job], bool] = lambda job: False
         self._virtual = self._last_tag = 0.0
         self._jobs = self._places = 0
+        self._siblings = 0  # portions beside the first of each request
         self._ahead_s = 0.0
         self._weight = 0.0  # of users with jobs
         self._remembered = 0  # users after the last look for such as can be forgotten
@@ -103,8 +105,8 @@ class Queue:
 
     @property
     def in_progress(self) -> int:
-        """Jobs that have begun and not ended."""
-        return self._jobs - self._places
+        """Requests that have begun and not ended."""
+        return self._jobs - self._places - self._siblings
 
     def check_room(self, name: str, max_waiting: int | None) -> None:
         """Pass if one more job of a user may wait.
@@ -144,7 +146,7 @@ class Queue:
         """
         if self._jobs:
             self.check_room(job.user, job.max_waiting)
-        is_begun = self._jobs == 0 and self.begin_alone(job)
+        is_begun = self._jobs == 0 and not job.is_divided and self.begin_alone(job)
         user = self._user(job.user)
         self._weight += job.weight - (user.weight if user.jobs else 0.0)
         user.weight = job.weight
@@ -182,6 +184,9 @@ class Queue:
                 job.release()
                 continue
             self._virtual = max(self._virtual, self._order(user))
+            if job.is_divided:
+                self._divide(user, job)
+                continue
             self._unwait(user, job)
             self._begin(user, job)
             self._rank(user)
@@ -230,7 +235,7 @@ class Queue:
             is_answered: whether its client has just got the result.
         """
         user = self._charge(job, used_s)
-        if is_answered or not job.done.done():
+        if (is_answered or not job.done.done()) and job.is_last:
             user.saw(is_left=False)
         self._forget(user, job)
 
@@ -243,6 +248,9 @@ class Queue:
         if self._is_waiting(job):
             self._withdraw(job)
             job.release()
+        for portion in job.portions:
+            if portion.done.cancel():
+                self.cancel(portion)
 
     def abandon(self, job: Job, error: ServiceError) -> None:
         """Cancel a job, and answer it by an error; one that was answered stays as it is."""
@@ -349,6 +357,20 @@ class Queue:
             user.places -= 1
             self._places -= 1
 
+    def _divide(self, user: Share, job: Job) -> None:
+        """Put a job's portions in its stead: it has begun, and they go on with it."""
+        self._unwait(user, job)
+        job.started_at = self.now()
+        portions = job.divide()
+        user.jobs += len(portions)
+        self._jobs += len(portions)
+        self._siblings += len(portions) - 1
+        for portion in portions:
+            portion.number = next(self._numbers)  # one that a worker has begun goes on before the next begins
+            self._foresee(user, portion, portion.estimate_s)
+            self._line_up(user, portion)
+        self._forget(user, job)
+
     def _withdraw(self, job: Job) -> None:
         user = self._users[job.user]
         self._unwait(user, job)
@@ -370,6 +392,8 @@ class Queue:
 
     def _forget(self, user: Share, job: Job) -> None:
         self._foresee(user, job, 0.0)
+        self._siblings -= not job.is_last
+        job.leave()
         user.jobs -= 1
         self._jobs -= 1
         if user.jobs == 0:

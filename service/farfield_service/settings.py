@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     part_s: float = Field(
         0.25, gt=0, description="seconds after which a long request lets others go, and may be cancelled"
     )
+    divide_s: float = Field(
+        0.5,
+        gt=0,
+        description="device seconds that a request is expected to take from which several workers share it",
+    )
     worker_start_timeout_s: float = Field(60.0, gt=0, description="seconds a worker program may take to start")
     grace_s: float = Field(
         0.0, ge=0, description="seconds after SIGTERM in which requests are still taken, though readiness is gone"

@@ -46,7 +46,7 @@ class State:
     def __post_init__(self) -> None:
         watch = self.metrics.watch
         watch("farfield_queue_jobs", "Requests waiting for a worker", lambda: len(self.queue))
-        watch("farfield_running_jobs", "Requests that a worker computes", lambda: len(self.pool.running))
+        watch("farfield_running_jobs", "Requests that a worker computes", lambda: self.pool.running)
         watch("farfield_arena_used_bytes", "Shared memory leased", lambda: self.arena.used)
         watch("farfield_arena_size_bytes", "Shared memory in all", lambda: self.arena.size)
         watch("farfield_workers_ready", "Workers that are up", lambda: self.pool.ready)

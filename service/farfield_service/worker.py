@@ -151,7 +151,7 @@ class Desk:
         self.spans = open_tracing()
         self.jobs: dict[int, Generator[float, None, Outcome]] = {}
         self.built: set[Hashable] = set()
-        self.to_build: list[tuple[Context, int, Spec, list[Array], list[Array] | None]] = []
+        self.to_build: list[tuple[Context, int, Spec, list[Array], list[Array], list[Array] | None]] = []
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Do what a message says."""
@@ -197,13 +197,13 @@ class Desk:
         inputs = self._views(tensors, message["inputs"])
         taken = len(inputs) - (len(RANGES) if has_ranges else 0)
         inputs, ranges = inputs[:taken], inputs[taken:] or None
+        outputs = self._views(results, message["outputs"])
         if kind not in self.built and not message["is_built"]:
-            self.to_build.append((copy_context(), message["job"], spec, inputs, ranges))
+            self.to_build.append((copy_context(), message["job"], spec, inputs, outputs, ranges))
             return {"building": True}
         if len(self.built) == MAX_KINDS:
             self.built.clear()
         self.built.add(kind)
-        outputs = self._views(results, message["outputs"])
         parts = run_in_parts(spec, inputs, device=self.device, out=outputs, ranges=ranges, part_s=self.part_s)
         if self.spans and message["traceparent"]:
             parts = self.spans.follow(parts, message["traceparent"], message["request_id"])
@@ -218,8 +218,8 @@ class Desk:
 
     def start_builds(self) -> None:
         """Build what the last answer said is being built: word of it must not come before that answer."""
-        for context, job, spec, inputs, ranges in self.to_build:
-            self.builders.submit(context.run, self._build, job, spec, inputs, ranges)
+        for context, job, spec, inputs, outputs, ranges in self.to_build:
+            self.builders.submit(context.run, self._build, job, spec, inputs, outputs, ranges)
         self.to_build.clear()
 
     def _resume(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -229,10 +229,12 @@ class Desk:
             del self.jobs[message["job"]]
             return {"done": vars(end.value.timing)}
 
-    def _build(self, job: int, spec: Spec, inputs: list[Array], ranges: list[Array] | None) -> None:
+    def _build(
+        self, job: int, spec: Spec, inputs: list[Array], outputs: list[Array], ranges: list[Array] | None
+    ) -> None:
         begun = time.perf_counter()
         with contextlib.suppress(Exception):  # the job will meet the same, and say so
-            prepare(spec, inputs, device=self.device, ranges=ranges)
+            prepare(spec, inputs, device=self.device, out=outputs, ranges=ranges)
         with contextlib.suppress(OSError):
             self.connection.send({"built": job, "used_s": time.perf_counter() - begun})
 

@@ -318,5 +318,6 @@ def test_tables_of_large_batches_are_not_kept() -> None:
             backend_for("cpu"),
             tuple(array.dtype for array in arrays),
             tuple(array.shape for array in arrays),
+            False,
         )
         assert bool(ready.work.launches) == is_kept

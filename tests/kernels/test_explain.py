@@ -130,3 +130,15 @@ def test_cuda_has_no_limit_of_this_machine() -> None:
     assert "limit" not in text
     assert "Expected" not in text
     assert "scheme" not in text
+
+
+def test_how_a_server_cuts_a_long_call_is_said() -> None:
+    """By rows; by columns where rows are few; not where the sum separates."""
+    assert "pieces     by rows of i" in lines(gaussian(3), (100_000, 100_000))
+    assert "pieces     by columns, rows of j, merged by Sum" in lines(gaussian(3), (3, 1_000_000))
+    assert "pieces     whole: the sum separates" in lines(SEED, (10_000, 10_000))
+    both = lines(gaussian(3).vjp((0, 1)), (100_000, 100_000))
+    assert [line for line in both if line.startswith("pieces")] == [
+        "pieces     by rows of i",
+        "pieces     by rows of j",
+    ]

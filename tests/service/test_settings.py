@@ -27,6 +27,7 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "worker_memory_bytes": (("-1", "x"), "0"),
     "device_memory_bytes": (("-1", "x"), "0"),
     "part_s": (("0", "-1", "soon"), "0.001"),
+    "divide_s": (("0", "-1", "soon"), "0.001"),
     "grace_s": (("-0.1", "soon"), "0"),
     "max_connections": (("0", "many"), "1"),
     "max_connections_per_address": (("0", "many"), "1"),

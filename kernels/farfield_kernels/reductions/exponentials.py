@@ -96,6 +96,7 @@ declare(
         name="LogSumExp",
         doc="log of the sum of exp of the terms, computed without overflow; -inf of nothing",
         **PLAIN,
+        nests=True,
         results=(Result("finite_or_zero($m) + log($s)"),),
         reference=lambda terms, weights, K: (_logsumexp(terms, None),),
         gradient=lambda pair: (pair.cotangents[0] * apply("Exp", pair.term - pair.saved[0]), None),

@@ -191,6 +191,7 @@ class Reduction:
         is_exact: whether `step` and `merge` round nothing: states need not be merged tile by tile.
         merge_pairs: `merge` for states of any pairs in any order, whose places are numbers of pairs: of equal
             terms that with the smallest is taken. Empty if `merge` takes any order.
+        nests: whether the results of parts of the terms, reduced as terms themselves, are the result of all.
         cuda_step: the step in float32 on CUDA, where an instruction does more of it than elsewhere.
         reference: NumPy float64 meaning: terms (M, N, D), weights (M, N, W) as they
             are summed or None, K -> one array per result,
@@ -214,6 +215,7 @@ class Reduction:
     step: str = ""
     cuda_step: str = ""
     is_exact: bool = False
+    nests: bool = False
     candidate: str = ""
     step_each: str = ""
     merge: str

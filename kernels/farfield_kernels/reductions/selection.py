@@ -136,6 +136,7 @@ def _declare_extremum(name: str, adjective: str, better: str, identity: str, wor
             "step": f"$m = ($t {better} $m){or_nan} ? $t : $m;",
             "cuda_step": f"$m = {'f' + name.lower() if ignore else of_two}($m, $t);",
             "is_exact": True,
+            "nests": True,
             "merge": f"if ($m2 {better} $m{or_nan2}) $m = $m2;",
             "fold": _fold_extremum(name, ignore=ignore),
         }
