@@ -21,14 +21,15 @@ class Connection(Protocol):
 
     Args:
         address: the peer's; none of a Unix socket.
-        deadline: on the monotonic clock, in seconds.
+        reading_deadline, writing_deadline: on the monotonic clock, in seconds.
     """
 
     address: str | None
-    deadline: float
+    reading_deadline: float
+    writing_deadline: float
 
-    def expire(self) -> None:
-        """Called when the deadline has passed."""
+    def expire(self, now: float) -> None:
+        """Called when a deadline has passed."""
 
 
 class Connections:
@@ -82,7 +83,7 @@ class Connections:
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        for connection in [c for c in self.open if c.deadline < now]:
-            connection.expire()
+        for connection in [c for c in self.open if c.reading_deadline < now or c.writing_deadline < now]:
+            connection.expire(now)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(SWEEP_S, self._sweep) if self.open else None

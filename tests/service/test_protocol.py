@@ -45,6 +45,12 @@ def answer(client: socket.socket) -> tuple[int, bytes]:
     return answers(client, 1)[0]
 
 
+def status_kb(pid: int, name: str) -> int:
+    """A number of kilobytes that the system tells of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 def is_closed(client: socket.socket) -> bool:
     """Whether the other end has closed, without another byte."""
     client.settimeout(20 * SHORT_S)
@@ -167,6 +173,53 @@ def test_a_head_that_is_too_long_is_answered_431(impatient: Server) -> None:
             status, content = answer(client)
             assert status == expected
             assert (b"headers_too_large" in content) == (expected == 431)
+
+
+@pytest.mark.parametrize("begun", [b"GET /", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nA: "])
+def test_a_line_that_never_ends_is_given_up(impatient: Server, begun: bytes) -> None:
+    """A target, a header's name and its value, also right behind a request, whose answer comes all the same."""
+    with impatient.socket() as client:
+        client.sendall(begun + b"a" * 2000)
+        client.sendall(b"a" * 100)
+        assert answer(client)[0] == 431
+        assert is_closed(client)
+    with impatient.socket() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + begun + b"a" * 4100)
+        assert answer(client)[0] == 200
+        assert is_closed(client)
+
+
+def test_an_endless_line_costs_no_memory(server: Server) -> None:
+    """Twenty megabytes of one header are thrown away."""
+    before = status_kb(server.process.pid, "VmHWM")
+    with server.socket() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                client.sendall(b"a" * 2**20)
+        assert answer(client)[0] == 431
+    assert status_kb(server.process.pid, "VmHWM") < before + 4096
+
+
+def test_many_large_heads_may_come_at_once(server: Server) -> None:
+    """Pipelined, each of them is counted for itself."""
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 14_000 + b"\r\n\r\n"
+    with server.socket() as client:
+        client.sendall(10 * head)
+        assert [status for status, _ in answers(client, 10)] == [200] * 10
+
+
+def test_a_reader_does_not_get_time_by_further_requests(impatient: Server) -> None:
+    """One that reads nothing of its answer is given up though it sends on, whole requests or half ones."""
+    body = frame(COPY, numbered(LARGE_ROWS * 4))
+    for more in (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /heal"):
+        with impatient.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client.sendall(post_head(len(body)) + body)
+            wait_for(lambda: not impatient.is_idle_and_empty(), "a slot in use")
+            client.recv(1000)  # it is being answered
+            client.sendall(more)
+            wait_for(impatient.is_idle_and_empty, "an empty arena", 20 * SHORT_S)
 
 
 def test_upgrades_are_refused(server: Server) -> None:
