@@ -32,6 +32,45 @@ class Connection(Protocol):
         """Called when a deadline has passed."""
 
 
+class Places:
+    """How many connections there are, in all and from each address, within limits.
+
+    Args:
+        settings: how many there may be.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.taken = 0
+        self.per_address: Counter[str] = Counter()
+
+    def take(self, address: str | None) -> None:
+        """Count a connection.
+
+        Raises:
+            ServerBusy: there are too many, in all or from its address.
+        """
+        settings = self.settings
+        if self.taken >= settings.max_connections:
+            raise ServerBusy(f"{self.taken} connections are open already", limit=settings.max_connections)
+        if address is not None:
+            if self.per_address[address] >= settings.max_connections_per_address:
+                raise ServerBusy(
+                    f"{self.per_address[address]} connections from {address} are open already",
+                    limit=settings.max_connections_per_address,
+                )
+            self.per_address[address] += 1
+        self.taken += 1
+
+    def free(self, address: str | None) -> None:
+        """Count it no more."""
+        self.taken -= 1
+        if address is not None:
+            self.per_address[address] -= 1
+            if not self.per_address[address]:
+                del self.per_address[address]
+
+
 class Connections:
     """All connections of one server.
 
@@ -45,7 +84,7 @@ class Connections:
         self.settings = settings
         self.heads = Heads(prompt_paths)
         self.open: set[Connection] = set()
-        self.per_address: Counter[str] = Counter()
+        self.places = Places(settings)
         self.buffer = bytearray(SCRATCH_BYTES)  # for all: what is read is used before more is
         self.scratch = memoryview(self.buffer)
         self.last: Connection | None = None  # on which a request came
@@ -57,29 +96,16 @@ class Connections:
         Raises:
             ServerBusy: there are too many, in all or from its address.
         """
-        settings, address = self.settings, connection.address
-        if len(self.open) >= settings.max_connections:
-            raise ServerBusy(f"{len(self.open)} connections are open already", limit=settings.max_connections)
-        if address is not None and self.per_address[address] >= settings.max_connections_per_address:
-            raise ServerBusy(
-                f"{self.per_address[address]} connections from {address} are open already",
-                limit=settings.max_connections_per_address,
-            )
+        self.places.take(connection.address)
         self.open.add(connection)
-        if address is not None:
-            self.per_address[address] += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def leave(self, connection: Connection) -> None:
         """Count it no more; one that was refused never was."""
-        if connection not in self.open:
-            return
-        self.open.remove(connection)
-        if connection.address is not None:
-            self.per_address[connection.address] -= 1
-            if not self.per_address[connection.address]:
-                del self.per_address[connection.address]
+        if connection in self.open:
+            self.open.remove(connection)
+            self.places.free(connection.address)
 
     def _sweep(self) -> None:
         now = time.monotonic()

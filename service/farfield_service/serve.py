@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from .app import create_app
 from .connections import Connections
+from .handshakes import Handshakes
 from .keys import KeysError, open_keys
 from .logs import configure
 from .protocol import HttpConnection, missing
@@ -134,6 +135,7 @@ class _Server(uvicorn.Server):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.draining: asyncio.Task[None] | None = None
         self.is_stopping = False
+        self.accepting: asyncio.Task[None] | None = None  # where TLS is spoken
 
     def start(self, sockets: list[socket.socket]) -> int:
         self.run(sockets)
@@ -141,12 +143,29 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await super().startup([] if self.config.ssl else sockets)
         if self.started:
+            self._accept(sockets)
             connections = self.server_state.connections
             watch = self.app.state.farfield.metrics.watch
             watch("farfield_open_connections", "Connections that are open", lambda: len(connections))
         print(f"Farfield is listening on {self.url}", flush=True)  # from here on, signals are taken
+
+    def _accept(self, sockets: list[socket.socket] | None) -> None:
+        if self.config.ssl and sockets:
+            kind: Any = self.config.http_protocol_class
+            protocol = functools.partial(
+                kind, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            handshakes = Handshakes(self.settings, self.config.ssl, protocol)
+            self.accepting = asyncio.create_task(handshakes.accept(sockets[0]), name="farfield handshakes")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.accepting:
+            self.accepting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.accepting
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

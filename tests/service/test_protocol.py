@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,32 +280,3 @@ def test_a_uvicorn_that_lacks_something_is_noticed(monkeypatch: pytest.MonkeyPat
     assert protocol.missing() is None
     monkeypatch.delattr(protocol.Config, "get_loop_factory")
     assert protocol.missing() == "Config.get_loop_factory"
-
-
-def test_tls_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a self-signed certificate: small and large bodies and answers, and a slow reader of a large one."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    )
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run([*command.split(), *names], check=True, capture_output=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    flags = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
-    with serving(tmp_path, *flags) as server:
-        assert server.url.startswith("https://")
-        with contextlib.closing(server.session()) as session:
-            for rows in (3, LARGE_ROWS):
-                x, one = numbered(rows)
-                np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
-            slow_x, one = numbered(LARGE_ROWS, 7.0)
-            body = frame(COPY, [slow_x, one])
-            with server.socket() as slow:
-                slow.sendall(post_head(len(body)) + body)
-                for number in range(5):
-                    x, one = numbered(LARGE_ROWS, float(number))
-                    np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
-                status, content = answer(slow)
-                assert status == 200
-                np.testing.assert_array_equal(decode_results(memoryview(content))[0], slow_x)
-        wait_for(server.is_idle_and_empty, "an empty arena")
