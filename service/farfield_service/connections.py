@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from .errors import ServerBusy
 from .heads import Heads
+from .logs import Answered
 from .settings import Settings
 
 SWEEP_S = 0.25  # between looks at all deadlines: one timer for all, as most deadlines are moved before they pass
@@ -78,10 +79,13 @@ class Connections:
         settings: how many there may be, and how long they may be silent.
         prompt_paths: of requests that are begun in the turn in which they came (see `Prompt`) and whose heads are
             kept.
+        refused: told of what was answered here, before the application.
     """
 
-    def __init__(self, settings: Settings, prompt_paths: Collection[str] = ()) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: Settings, prompt_paths: Collection[str] = (), *, refused: Callable[[Answered], None]
+    ) -> None:
+        self.settings, self.refused = settings, refused
         self.heads = Heads(prompt_paths)
         self.open: set[Connection] = set()
         self.places = Places(settings)

@@ -28,9 +28,19 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from .connections import SCRATCH_BYTES, Connections
-from .errors import ANSWERS, BadRequest, Draining, HeadersTooLarge, ReceiveTimeout, ServiceError, problem
+from .errors import (
+    ANSWERS,
+    BadRequest,
+    Draining,
+    HeadersTooLarge,
+    ReceiveTimeout,
+    ServiceError,
+    problem,
+    retry_after,
+)
 from .exchange import STATUS_LINES, Exchange
 from .heads import END, Head, read_head
+from .logs import Answered
 from .prompt import Promise, Prompt
 
 KEPT_BYTES = SCRATCH_BYTES  # of a body that nobody has asked for yet; then the socket is left alone
@@ -105,7 +115,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self.scheme == "http":
             self.transport.set_write_buffer_limits(high=0)  # what is written goes out at once, as far as it can
         self.server_state.connections.add(cast(Any, self))
-        self.reading_deadline = time.monotonic() + self.settings.head_timeout_s
+        self._await_head()
         try:
             self.connections.enter(self)
         except ServiceError as error:
@@ -162,7 +172,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         was_idle, self.is_idle = self.is_idle, False
         if not (was_idle and self._is_known(nbytes)):
             if was_idle:
-                self.reading_deadline = time.monotonic() + self.settings.head_timeout_s
+                self._await_head()
             self._feed(nbytes)
             if was_idle and self.due:
                 self.connections.heads.keep(self.connections.buffer, nbytes, self.due.head)
@@ -170,6 +180,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         if due:
             self._begin(due, is_prompt=due.scope["path"] in self.connections.heads.paths)
             due.keep_body()
+
+    def _await_head(self) -> None:
+        self.head_begun = time.monotonic()
+        self.reading_deadline = self.head_begun + self.settings.head_timeout_s
 
     def _is_known(self, nbytes: int) -> bool:
         """Take in a whole request whose head was met before; False if it is anything else, for the parser."""
@@ -375,20 +389,25 @@ class HttpConnection(asyncio.BufferedProtocol):
     def refuse(self, error: ServiceError) -> None:
         """Answer what cannot be given to the application, and leave."""
         self.is_refusing = True
-        answer, request_id = ANSWERS[error.code], uuid.uuid4().hex
-        log.info("request %s is refused: %s", request_id, error.message)
         exchange = self.exchange
         if exchange and not exchange.is_complete:  # its answer is due first, and is the last one
             exchange.keep_alive = False
             if not exchange.is_received:
                 self._fail(exchange, error)
             return
-        content = json.dumps(problem(error, request_id) | {"status": answer.status}).encode()
-        head = (
-            "content-type: application/problem+json\r\n"
-            f"content-length: {len(content)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINES[answer.status] + head.encode() + content)
+        status, request_id = ANSWERS[error.code].status, uuid.uuid4().hex
+        log.info("request %s is refused: %s", request_id, error.message)
+        content = json.dumps(problem(error, request_id) | {"status": status}).encode()
+        headers = {
+            "content-type": "application/problem+json",
+            "content-length": str(len(content)),
+            "x-request-id": request_id,
+            "connection": "close",
+        } | retry_after(error)
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(STATUS_LINES[status] + head.encode() + b"\r\n" + content)
+        seconds = time.monotonic() - self.head_begun
+        self.connections.refused(Answered(request_id, "other", status, error.code, seconds, user=None, spec=None))
         self._leave(is_read=False)
 
     def _leave(self, *, is_read: bool) -> None:

@@ -23,7 +23,7 @@ from .app import create_app
 from .connections import Connections
 from .handshakes import Handshakes
 from .keys import KeysError, open_keys
-from .logs import configure
+from .logs import Answered, configure, log_access
 from .protocol import HttpConnection, missing
 from .routes.compute import OPS
 from .settings import Settings
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> int:
         app = create_app(settings)
         config = uvicorn.Config(
             app,
-            http=_protocol(settings),
+            http=_protocol(settings, app),
             ws="none",
             proxy_headers=False,
             ssl_certfile=settings.tls_certificate,
@@ -71,10 +71,15 @@ def serve(settings: Settings) -> int:
         return _Server(config, app, settings, url).start([listener])
 
 
-def _protocol(settings: Settings) -> Any:
+def _protocol(settings: Settings, app: FastAPI) -> Any:
     """What uvicorn takes for its `http=`: our protocol, or its own where that lacks something that ours needs."""
     if settings.fast_bodies and not (lacking := missing()):
-        return functools.partial(HttpConnection, connections=Connections(settings, OPS))
+
+        def refused(answered: Answered) -> None:
+            app.state.farfield.metrics.observe_answer(answered)
+            log_access(answered)
+
+        return functools.partial(HttpConnection, connections=Connections(settings, OPS, refused=refused))
     why = f"this uvicorn or httptools lacks {lacking}" if settings.fast_bodies else "fast_bodies is off"
     log.warning("bodies are not received straight into shared memory, and heads have no time limit: %s", why)
     return "httptools"

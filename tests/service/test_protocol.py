@@ -231,21 +231,55 @@ def test_upgrades_are_refused(server: Server) -> None:
             assert answer(client)[0] == 400
 
 
-def test_connections_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("max-connections-per-address", "2 connections from 127.0.0.1"),
+        ("max-connections", "2 connections are open"),
+    ],
+)
+def test_connections_are_counted(tmp_path: Path, flag: str, said: str) -> None:
     """The third is answered 503 where two may be open; when one of them ends, the next is served."""
-    with serving(tmp_path, "--max-connections-per-address", "2") as server:
+    with serving(tmp_path, f"--{flag}", "2") as server:
         wait_for(lambda: server.request("GET", "/healthz").status == 200, "a free place")
         first, second = server.socket(), server.socket()
         with first, second:
             for client in (first, second):
                 client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert answer(client)[0] == 200
-            with server.socket() as third:
-                status, content = answer(third)
-                assert status == 503
-                assert b"2 connections from 127.0.0.1" in content
+            with server.socket() as third, contextlib.closing(http.client.HTTPResponse(third)) as refused:
+                refused.begin()
+                assert refused.status == 503
+                assert refused.headers["retry-after"] == "1"
+                assert said in refused.read().decode()
             first.close()
             wait_for(lambda: server.request("GET", "/healthz").status == 200, "a free place")
+        assert 'farfield_requests_total{op="other",reason="server_busy",status="503"}' in metrics(server)
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """Name and labels of a metric -> its value."""
+    lines = server.request("GET", "/metrics").body.decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_what_the_application_never_sees_is_counted_and_logged(tmp_path: Path) -> None:
+    """A head that is too long, one that is none, and one that does not come: each in the metrics and in a line."""
+    sent = {
+        "headers_too_large": b"GET /healthz HTTP/1.1\r\nA: " + b"b" * 20_000,
+        "bad_request": b"FROB\r\n\r\n",
+        "receive_timeout": b"GET /",
+    }
+    statuses = {"headers_too_large": 431, "bad_request": 400, "receive_timeout": 408}
+    with serving(tmp_path, "--head-timeout-s", str(SHORT_S)) as server:
+        for reason, content in sent.items():
+            with server.socket() as client:
+                client.sendall(content)
+                assert answer(client)[0] == statuses[reason]
+        found, lines = metrics(server), server.log.read_text()
+    for reason, status in statuses.items():
+        assert found[f'farfield_requests_total{{op="other",reason="{reason}",status="{status}"}}'] == 1
+        assert f"farfield.access other {status} {reason} " in lines
 
 
 def test_the_body_of_a_refused_request_does_not_keep_its_answer_away(server: Server) -> None:
