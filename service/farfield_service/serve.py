@@ -81,7 +81,11 @@ def _protocol(settings: Settings, app: FastAPI) -> Any:
 
         return functools.partial(HttpConnection, connections=Connections(settings, OPS, refused=refused))
     why = f"this uvicorn or httptools lacks {lacking}" if settings.fast_bodies else "fast_bodies is off"
-    log.warning("bodies are not received straight into shared memory, and heads have no time limit: %s", why)
+    log.warning(
+        "bodies are not received straight into shared memory, heads may be of any size and take any time, and "
+        "connections are not counted: %s",
+        why,
+    )
     return "httptools"
 
 

@@ -299,16 +299,6 @@ def test_a_short_refused_body_does_not_cost_the_connection(server: Server) -> No
         assert [status for status, _ in answers(client, 2)] == [415, 200]
 
 
-def test_the_server_works_with_uvicorns_own_protocol(tmp_path: Path) -> None:
-    """Switched off, bodies are copied as they come, and the log says so."""
-    x, one = numbered(LARGE_ROWS)
-    with serving(tmp_path, "--fast-bodies", "false") as server:
-        with contextlib.closing(server.session()) as session:
-            np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
-        assert "fast_bodies is off" in server.log.read_text()
-        wait_for(server.is_idle_and_empty, "an empty arena")
-
-
 def test_a_uvicorn_that_lacks_something_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is named; nothing is, as installed."""
     assert protocol.missing() is None
