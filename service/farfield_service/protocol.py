@@ -99,6 +99,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         return self.server_state.default_headers
 
     def _new_parser(self) -> httptools.HttpRequestParser:
+        self.is_in_head = False
         self.head_bytes = 0  # of what the parser has told of the head
         self.untold_bytes = 0  # that it was given since it told of a body or of a request's end
         return httptools.HttpRequestParser(self)
@@ -225,6 +226,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
+        self.is_in_head = True
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.head_bytes = 0
@@ -246,6 +248,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         """A request is there, but for its body: the application is called."""
+        self.is_in_head = False
         if self.parser.should_upgrade():
             raise BadRequest("protocol upgrades are not taken")
         head = read_head(self.parser, self.url, self.headers, self.root_path)
@@ -381,7 +384,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.resume_reading()
 
     def _rest(self) -> None:
-        """Nothing is under way."""
+        """Nothing is under way, unless the next head has begun to come."""
+        if self.is_in_head:
+            self._await_head()
+            return
         self.is_idle = True
         if self.is_writable.is_set():
             self.reading_deadline = time.monotonic() + self.settings.keep_alive_s

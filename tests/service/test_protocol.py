@@ -188,6 +188,26 @@ def test_a_line_that_never_ends_is_given_up(impatient: Server, begun: bytes) -> 
         assert is_closed(client)
 
 
+def test_a_head_that_began_behind_a_request_has_no_more_time(tmp_path: Path) -> None:
+    """Nor is what comes later taken for a request of its own, though it is one that is known."""
+    body = frame(COPY, numbered(3))
+    known = post_head(len(body)) + body
+    first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(tmp_path, "--head-timeout-s", str(SHORT_S)) as server:
+        with server.socket() as client:
+            for _ in range(2):
+                client.sendall(known)
+                assert answer(client)[0] == 200
+        with server.socket() as client:
+            client.sendall(first + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
+            assert answer(client)[0] == 200
+            client.sendall(known)
+            assert answer(client)[0] == 400  # for its second Host
+        with server.socket() as client:
+            client.sendall(first + b"GET /heal")
+            assert [status for status, _ in answers(client, 2)] == [200, 408]
+
+
 def test_an_endless_line_costs_no_memory(server: Server) -> None:
     """Twenty megabytes of one header are thrown away."""
     before = status_kb(server.process.pid, "VmHWM")
