@@ -248,6 +248,20 @@ def serving(folder: Path, *flags: str, **variables: str) -> Iterator[Server]:
         server.stop()
 
 
+@contextlib.contextmanager
+def certificate(folder: Path) -> Iterator[list[str]]:
+    """The flags of a server with a self-signed certificate, which clients trust meanwhile."""
+    path, key = folder / "certificate.pem", folder / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    )
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", str(path), "-keyout", str(key)]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield ["--tls-certificate", str(path), "--tls-key", str(key)]
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, kernel_cache: Path) -> Iterator[Server]:
     """The server that tests share if they leave it as they found it."""

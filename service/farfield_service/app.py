@@ -22,7 +22,16 @@ from farfield_kernels import __version__
 from farfield_kernels.errors import FarfieldError
 
 from .arena import Arena
-from .errors import ANSWERS, BadRequest, InternalError, MethodNotAllowed, NotFound, ServiceError, problem
+from .errors import (
+    ANSWERS,
+    BadRequest,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    problem,
+    retry_after,
+)
 from .gate import Gate, read_headers
 from .keys import User, open_keys
 from .logs import Answered, current_request, log_access
@@ -137,9 +146,7 @@ def error_response(error: FarfieldError, request_id: str, headers: Mapping[str, 
     """`application/problem+json`, or its msgpack twin for callers that sent msgpack."""
     status = ANSWERS[error.code].status
     content = problem(error, request_id) | {"status": status}
-    extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    if content.get("retry_after_s"):
-        extra["Retry-After"] = str(content["retry_after_s"]).removesuffix(".0")
+    extra = retry_after(error) | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
     kind = headers.get("content-type", "").partition(";")[0]
     if kind in (MSGPACK, FRAME) and "json" not in headers.get("accept", ""):
         return Response(

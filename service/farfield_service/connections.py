@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from .errors import ServerBusy
 from .heads import Heads
+from .logs import Answered
 from .settings import Settings
 
 SWEEP_S = 0.25  # between looks at all deadlines: one timer for all, as most deadlines are moved before they pass
@@ -21,14 +22,54 @@ class Connection(Protocol):
 
     Args:
         address: the peer's; none of a Unix socket.
-        deadline: on the monotonic clock, in seconds.
+        reading_deadline, writing_deadline: on the monotonic clock, in seconds.
     """
 
     address: str | None
-    deadline: float
+    reading_deadline: float
+    writing_deadline: float
 
-    def expire(self) -> None:
-        """Called when the deadline has passed."""
+    def expire(self, now: float) -> None:
+        """Called when a deadline has passed."""
+
+
+class Places:
+    """How many connections there are, in all and from each address, within limits.
+
+    Args:
+        settings: how many there may be.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.taken = 0
+        self.per_address: Counter[str] = Counter()
+
+    def take(self, address: str | None) -> None:
+        """Count a connection.
+
+        Raises:
+            ServerBusy: there are too many, in all or from its address.
+        """
+        settings = self.settings
+        if self.taken >= settings.max_connections:
+            raise ServerBusy(f"{self.taken} connections are open already", limit=settings.max_connections)
+        if address is not None:
+            if self.per_address[address] >= settings.max_connections_per_address:
+                raise ServerBusy(
+                    f"{self.per_address[address]} connections from {address} are open already",
+                    limit=settings.max_connections_per_address,
+                )
+            self.per_address[address] += 1
+        self.taken += 1
+
+    def free(self, address: str | None) -> None:
+        """Count it no more."""
+        self.taken -= 1
+        if address is not None:
+            self.per_address[address] -= 1
+            if not self.per_address[address]:
+                del self.per_address[address]
 
 
 class Connections:
@@ -38,13 +79,16 @@ class Connections:
         settings: how many there may be, and how long they may be silent.
         prompt_paths: of requests that are begun in the turn in which they came (see `Prompt`) and whose heads are
             kept.
+        refused: told of what was answered here, before the application.
     """
 
-    def __init__(self, settings: Settings, prompt_paths: Collection[str] = ()) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: Settings, prompt_paths: Collection[str] = (), *, refused: Callable[[Answered], None]
+    ) -> None:
+        self.settings, self.refused = settings, refused
         self.heads = Heads(prompt_paths)
         self.open: set[Connection] = set()
-        self.per_address: Counter[str] = Counter()
+        self.places = Places(settings)
         self.buffer = bytearray(SCRATCH_BYTES)  # for all: what is read is used before more is
         self.scratch = memoryview(self.buffer)
         self.last: Connection | None = None  # on which a request came
@@ -56,33 +100,20 @@ class Connections:
         Raises:
             ServerBusy: there are too many, in all or from its address.
         """
-        settings, address = self.settings, connection.address
-        if len(self.open) >= settings.max_connections:
-            raise ServerBusy(f"{len(self.open)} connections are open already", limit=settings.max_connections)
-        if address is not None and self.per_address[address] >= settings.max_connections_per_address:
-            raise ServerBusy(
-                f"{self.per_address[address]} connections from {address} are open already",
-                limit=settings.max_connections_per_address,
-            )
+        self.places.take(connection.address)
         self.open.add(connection)
-        if address is not None:
-            self.per_address[address] += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def leave(self, connection: Connection) -> None:
         """Count it no more; one that was refused never was."""
-        if connection not in self.open:
-            return
-        self.open.remove(connection)
-        if connection.address is not None:
-            self.per_address[connection.address] -= 1
-            if not self.per_address[connection.address]:
-                del self.per_address[connection.address]
+        if connection in self.open:
+            self.open.remove(connection)
+            self.places.free(connection.address)
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        for connection in [c for c in self.open if c.deadline < now]:
-            connection.expire()
+        for connection in [c for c in self.open if c.reading_deadline < now or c.writing_deadline < now]:
+            connection.expire(now)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(SWEEP_S, self._sweep) if self.open else None

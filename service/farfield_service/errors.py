@@ -225,3 +225,9 @@ def problem(error: FarfieldError, request_id: str) -> dict[str, object]:
     """The body of an error answer: code, message, and what is known of field, place and limit."""
     details = {name: value for name, value in error.details().items() if value is not None}
     return {"code": error.code, "message": error.message, **details, "request_id": request_id}
+
+
+def retry_after(error: FarfieldError) -> dict[str, str]:
+    """The header of an error answer that says in how many seconds trying again may help, where that is known."""
+    seconds = error.details().get("retry_after_s")
+    return {"Retry-After": str(seconds).removesuffix(".0")} if seconds else {}

@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from .errors import Forbidden, Unauthorized
+from .errors import BadRequest, Forbidden, Unauthorized
 from .keys import LOCAL, SCOPES, Keys, User
 from .settings import Settings
 
@@ -48,9 +48,12 @@ class Gate:
         """The user; None at a path that is open to all.
 
         Raises:
+            BadRequest: it has several hosts.
             Forbidden: another site's page sends it, or the key has no scope for this path.
             Unauthorized: there is no key, or an unknown one.
         """
+        if ", " in headers.get("host", ""):
+            raise BadRequest("Host is sent more than once")
         _check_origin(headers)
         if self.hosts is not None:
             _check_host(self.hosts, headers)
@@ -73,8 +76,15 @@ class Gate:
 
 
 def read_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by their names in lower case, as the application is given them; of several alike, the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
+    """Headers by their names in lower case, as the application is given them; several alike make one list.
+
+    So RFC 9110 has it, and so no two readers can take one of them each: a list is no key, type, length or host.
+    """
+    found: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _check_origin(headers: Mapping[str, str]) -> None:
@@ -83,7 +93,7 @@ def _check_origin(headers: Mapping[str, str]) -> None:
     if origin is None and "sec-fetch-site" not in headers:
         return
     is_own = origin is None or origin.partition("://")[2].lower() == headers.get("host", "-").lower()
-    if not is_own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    if not is_own or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Forbidden("pages of other sites are not served")
 
 

@@ -28,9 +28,19 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from .connections import SCRATCH_BYTES, Connections
-from .errors import ANSWERS, BadRequest, Draining, HeadersTooLarge, ReceiveTimeout, ServiceError, problem
+from .errors import (
+    ANSWERS,
+    BadRequest,
+    Draining,
+    HeadersTooLarge,
+    ReceiveTimeout,
+    ServiceError,
+    problem,
+    retry_after,
+)
 from .exchange import STATUS_LINES, Exchange
-from .heads import Head, read_head
+from .heads import END, Head, read_head
+from .logs import Answered
 from .prompt import Promise, Prompt
 
 KEPT_BYTES = SCRATCH_BYTES  # of a body that nobody has asked for yet; then the socket is left alone
@@ -68,7 +78,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.server_state, self.app_state, self.connections = server_state, app_state, connections
         self.settings = connections.settings
         self.address: str | None = None
-        self.deadline = math.inf
+        self.reading_deadline = self.writing_deadline = math.inf
         self.exchange: Exchange | None = None  # the one that is received or was received last
         self.waiting: deque[Exchange] = deque()  # pipelined, behind it
         self.due: Exchange | None = None  # to be begun when all that was read is taken in
@@ -89,7 +99,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         return self.server_state.default_headers
 
     def _new_parser(self) -> httptools.HttpRequestParser:
-        self.head_bytes = 0
+        self.is_in_head = False
+        self.head_bytes = 0  # of what the parser has told of the head
+        self.untold_bytes = 0  # that it was given since it told of a body or of a request's end
         return httptools.HttpRequestParser(self)
 
     # -- the transport's calls
@@ -104,7 +116,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self.scheme == "http":
             self.transport.set_write_buffer_limits(high=0)  # what is written goes out at once, as far as it can
         self.server_state.connections.add(cast(Any, self))
-        self.deadline = time.monotonic() + self.settings.head_timeout_s
+        self._await_head()
         try:
             self.connections.enter(self)
         except ServiceError as error:
@@ -114,7 +126,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The client or we have left."""
         self.server_state.connections.discard(cast(Any, self))
         self.connections.leave(self)
-        self.deadline = math.inf
+        self.reading_deadline = self.writing_deadline = math.inf
         for exchange in (self.exchange, *self.waiting):
             if exchange:
                 exchange.lose()
@@ -145,12 +157,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The write buffer is full: the client reads more slowly than we write."""
         self.is_writable.clear()
         self.unsent_bytes = self.transport.get_write_buffer_size()
-        self.deadline = time.monotonic() + self.settings.receive_timeout_s
+        self.writing_deadline = time.monotonic() + self.settings.receive_timeout_s
 
     def resume_writing(self) -> None:
         """There is room again."""
         self.is_writable.set()
-        self.deadline = math.inf if not self.is_idle else time.monotonic() + self.settings.keep_alive_s
+        self.writing_deadline = math.inf
+        if self.is_idle:
+            self.reading_deadline = time.monotonic() + self.settings.keep_alive_s
 
     # -- the parser's calls
 
@@ -159,14 +173,18 @@ class HttpConnection(asyncio.BufferedProtocol):
         was_idle, self.is_idle = self.is_idle, False
         if not (was_idle and self._is_known(nbytes)):
             if was_idle:
-                self.deadline = time.monotonic() + self.settings.head_timeout_s
-            self._feed(self.connections.scratch[:nbytes])
+                self._await_head()
+            self._feed(nbytes)
             if was_idle and self.due:
                 self.connections.heads.keep(self.connections.buffer, nbytes, self.due.head)
         due, self.due = self.due, None
         if due:
             self._begin(due, is_prompt=due.scope["path"] in self.connections.heads.paths)
             due.keep_body()
+
+    def _await_head(self) -> None:
+        self.head_begun = time.monotonic()
+        self.reading_deadline = self.head_begun + self.settings.head_timeout_s
 
     def _is_known(self, nbytes: int) -> bool:
         """Take in a whole request whose head was met before; False if it is anything else, for the parser."""
@@ -179,9 +197,26 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._received(exchange)
         return True
 
-    def _feed(self, data: memoryview) -> None:
+    def _feed(self, nbytes: int) -> None:
+        """Give the parser what has come, in pieces, as it keeps a line of a head until the line ends."""
+        buffer, scratch, most = self.connections.buffer, self.connections.scratch, self.settings.max_head_bytes
+        begin = 0
         try:
-            self.parser.feed_data(data)
+            while begin < nbytes and not self.is_refusing:
+                exchange, end = self.exchange, nbytes
+                if nbytes - begin > most:
+                    end = begin + most
+                    if exchange and exchange.length and not exchange.is_received:
+                        end = min(max(end, begin + exchange.length - exchange.received), nbytes)
+                    elif (head_end := buffer.find(END, begin, end)) >= 0:
+                        end = head_end + len(END)
+                self.untold_bytes += end - begin
+                self.parser.feed_data(scratch[begin:end])
+                if self.untold_bytes > most:
+                    raise _too_large(most)
+                begin = end
+        except HeadersTooLarge as error:
+            self.refuse(error)
         except httptools.HttpParserUpgrade:
             self.refuse(BadRequest("protocol upgrades are not taken"))
         except httptools.HttpParserError as error:
@@ -191,6 +226,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
+        self.is_in_head = True
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.head_bytes = 0
@@ -208,13 +244,11 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _count_head(self, count: int) -> None:
         self.head_bytes += count
         if self.head_bytes > self.settings.max_head_bytes:
-            raise HeadersTooLarge(
-                f"the request's head is above this server's {self.settings.max_head_bytes} bytes",
-                limit=self.settings.max_head_bytes,
-            )
+            raise _too_large(self.settings.max_head_bytes)
 
     def on_headers_complete(self) -> None:
         """A request is there, but for its body: the application is called."""
+        self.is_in_head = False
         if self.parser.should_upgrade():
             raise BadRequest("protocol upgrades are not taken")
         head = read_head(self.parser, self.url, self.headers, self.root_path)
@@ -222,7 +256,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         before, self.exchange = self.exchange, exchange
         if exchange.length != 0:
             now = time.monotonic()
-            self.deadline = now + self.settings.receive_timeout_s
+            self.reading_deadline = now + self.settings.receive_timeout_s
             patience = self.settings.receive_timeout_s + (exchange.length or 0) / LEAST_BYTES_PER_S
             self.body_deadline = now + patience
         if self.waiting or (before is not None and not before.is_complete):
@@ -246,6 +280,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         exchange = self.exchange
         assert exchange is not None
         exchange.received += len(body)
+        self.untold_bytes = 0
         self._progress()
         if exchange.is_complete:  # it was answered without its body
             return
@@ -257,12 +292,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The request is there in full."""
         exchange = self.exchange
         assert exchange is not None
+        self.untold_bytes = 0
         self._received(exchange)
 
     def _received(self, exchange: Exchange) -> None:
         exchange.is_received = True
         exchange.event.set()
-        self.deadline = self.body_deadline = math.inf
+        self.reading_deadline = self.body_deadline = math.inf
         if exchange.is_complete:
             self._rest()
 
@@ -295,14 +331,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.filled.set_result(None)
 
     def _progress(self) -> None:
-        self.deadline = min(time.monotonic() + self.settings.receive_timeout_s, self.body_deadline)
+        self.reading_deadline = min(time.monotonic() + self.settings.receive_timeout_s, self.body_deadline)
 
     def pause_reading(self) -> None:
         """Leave what comes in the socket; nobody can be blamed for silence then."""
         if self.is_reading:
             self.is_reading = False
             self.transport.pause_reading()
-            self.deadline = math.inf
+            self.reading_deadline = math.inf
 
     def resume_reading(self) -> None:
         """Read on."""
@@ -348,28 +384,36 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.resume_reading()
 
     def _rest(self) -> None:
-        """Nothing is under way."""
+        """Nothing is under way, unless the next head has begun to come."""
+        if self.is_in_head:
+            self._await_head()
+            return
         self.is_idle = True
         if self.is_writable.is_set():
-            self.deadline = time.monotonic() + self.settings.keep_alive_s
+            self.reading_deadline = time.monotonic() + self.settings.keep_alive_s
 
     def refuse(self, error: ServiceError) -> None:
         """Answer what cannot be given to the application, and leave."""
         self.is_refusing = True
-        answer, request_id = ANSWERS[error.code], uuid.uuid4().hex
-        log.info("request %s is refused: %s", request_id, error.message)
         exchange = self.exchange
         if exchange and not exchange.is_complete:  # its answer is due first, and is the last one
             exchange.keep_alive = False
             if not exchange.is_received:
                 self._fail(exchange, error)
             return
-        content = json.dumps(problem(error, request_id) | {"status": answer.status}).encode()
-        head = (
-            "content-type: application/problem+json\r\n"
-            f"content-length: {len(content)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINES[answer.status] + head.encode() + content)
+        status, request_id = ANSWERS[error.code].status, uuid.uuid4().hex
+        log.info("request %s is refused: %s", request_id, error.message)
+        content = json.dumps(problem(error, request_id) | {"status": status}).encode()
+        headers = {
+            "content-type": "application/problem+json",
+            "content-length": str(len(content)),
+            "x-request-id": request_id,
+            "connection": "close",
+        } | retry_after(error)
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(STATUS_LINES[status] + head.encode() + b"\r\n" + content)
+        seconds = time.monotonic() - self.head_begun
+        self.connections.refused(Answered(request_id, "other", status, error.code, seconds, user=None, spec=None))
         self._leave(is_read=False)
 
     def _leave(self, *, is_read: bool) -> None:
@@ -383,7 +427,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self.transport.write_eof()
         self.resume_reading()
-        self.deadline = math.inf
+        self.reading_deadline = math.inf
         self.loop.call_later(LINGER_S, self.transport.abort)
 
     async def writable(self) -> None:
@@ -403,16 +447,21 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # -- ends
 
-    def expire(self) -> None:
-        """There was no progress until the deadline."""
-        self.deadline = math.inf
+    def expire(self, now: float) -> None:
+        """There was no progress until a deadline."""
+        if self.writing_deadline < now and self.transport.get_write_buffer_size() < self.unsent_bytes:
+            self.pause_writing()  # slow, but alive
+        elif self.writing_deadline < now:
+            self.writing_deadline = math.inf
+            self.transport.abort()
+        else:
+            self._expire_reading()
+
+    def _expire_reading(self) -> None:
+        self.reading_deadline = math.inf
         exchange = self.exchange
-        if not self.is_writable.is_set():
-            unsent = self.transport.get_write_buffer_size()
-            if unsent < self.unsent_bytes:
-                self.pause_writing()  # slow, but alive
-            else:
-                self.transport.abort()
+        if exchange is not None and exchange.is_received and not self.is_writable.is_set():
+            self.reading_deadline = time.monotonic() + self.settings.head_timeout_s  # an answer is being read
         elif self.is_idle:
             self.transport.close()
         elif exchange is None or exchange.is_received:
@@ -442,6 +491,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             exchange.keep_alive = False
         if not self.exchange.is_received:
             self._fail(self.exchange, Draining("this server is stopping"))
+
+
+def _too_large(limit: int) -> HeadersTooLarge:
+    return HeadersTooLarge(f"the request's head is above this server's {limit} bytes", limit=limit)
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -21,8 +21,9 @@ from fastapi import FastAPI
 
 from .app import create_app
 from .connections import Connections
+from .handshakes import Handshakes
 from .keys import KeysError, open_keys
-from .logs import configure
+from .logs import Answered, configure, log_access
 from .protocol import HttpConnection, missing
 from .routes.compute import OPS
 from .settings import Settings
@@ -54,7 +55,7 @@ def serve(settings: Settings) -> int:
         app = create_app(settings)
         config = uvicorn.Config(
             app,
-            http=_protocol(settings),
+            http=_protocol(settings, app),
             ws="none",
             proxy_headers=False,
             ssl_certfile=settings.tls_certificate,
@@ -70,12 +71,21 @@ def serve(settings: Settings) -> int:
         return _Server(config, app, settings, url).start([listener])
 
 
-def _protocol(settings: Settings) -> Any:
+def _protocol(settings: Settings, app: FastAPI) -> Any:
     """What uvicorn takes for its `http=`: our protocol, or its own where that lacks something that ours needs."""
     if settings.fast_bodies and not (lacking := missing()):
-        return functools.partial(HttpConnection, connections=Connections(settings, OPS))
+
+        def refused(answered: Answered) -> None:
+            app.state.farfield.metrics.observe_answer(answered)
+            log_access(answered)
+
+        return functools.partial(HttpConnection, connections=Connections(settings, OPS, refused=refused))
     why = f"this uvicorn or httptools lacks {lacking}" if settings.fast_bodies else "fast_bodies is off"
-    log.warning("bodies are not received straight into shared memory, and heads have no time limit: %s", why)
+    log.warning(
+        "bodies are not received straight into shared memory, heads may be of any size and take any time, and "
+        "connections are not counted: %s",
+        why,
+    )
     return "httptools"
 
 
@@ -134,6 +144,7 @@ class _Server(uvicorn.Server):
         self.loop: asyncio.AbstractEventLoop | None = None
         self.draining: asyncio.Task[None] | None = None
         self.is_stopping = False
+        self.accepting: asyncio.Task[None] | None = None  # where TLS is spoken
 
     def start(self, sockets: list[socket.socket]) -> int:
         self.run(sockets)
@@ -141,12 +152,29 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await super().startup([] if self.config.ssl else sockets)
         if self.started:
+            self._accept(sockets)
             connections = self.server_state.connections
             watch = self.app.state.farfield.metrics.watch
             watch("farfield_open_connections", "Connections that are open", lambda: len(connections))
         print(f"Farfield is listening on {self.url}", flush=True)  # from here on, signals are taken
+
+    def _accept(self, sockets: list[socket.socket] | None) -> None:
+        if self.config.ssl and sockets:
+            kind: Any = self.config.http_protocol_class
+            protocol = functools.partial(
+                kind, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            handshakes = Handshakes(self.settings, self.config.ssl, protocol)
+            self.accepting = asyncio.create_task(handshakes.accept(sockets[0]), name="farfield handshakes")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.accepting:
+            self.accepting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.accepting
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

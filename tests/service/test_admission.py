@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +17,11 @@ from farfield_service.arena import Arena
 from farfield_service.errors import ANSWERS
 from farfield_service.settings import Settings
 from farfield_service.wire import FRAME, MSGPACK, decode_msgpack
-from serving import GAUSSIAN, gaussian_arrays
+from serving import GAUSSIAN, frame, gaussian_arrays, serving, wait_for
 from wire.test_golden import msgpack_call
 
 LIMIT = 1000
+LATE_S = 1.5  # that a worker is stopped
 HEADERS = {"content-type": FRAME, "content-length": "10"}
 
 # What is sent -> status of the refusal; None is admitted.
@@ -111,3 +116,23 @@ def test_room_is_reserved_for_every_result_apart_and_aligned() -> None:
     room.lease.release()
     assert arena.used == 0
     arena.close()
+
+
+def test_a_result_that_comes_too_late_is_not_sent(tmp_path: Path) -> None:
+    """504 where the deadline passes in the only part of a request; one that is in time is answered."""
+    with serving(tmp_path) as server:
+        body = frame(GAUSSIAN, gaussian_arrays())
+        headers = {"Content-Type": FRAME, "Accept": "application/json"}
+        assert server.request("POST", "/v1/reduce", body, headers).status == 200  # compiled
+        for pause_s, expected in ((0.0, 200), (LATE_S, 504)):
+            headers["X-Farfield-Deadline-Ms"] = str(int(LATE_S / 3 * 1e3) if pause_s else 30_000)
+            worker = server.worker_pid()
+            os.kill(worker, signal.SIGSTOP)
+            timer = threading.Timer(pause_s, os.kill, (worker, signal.SIGCONT))
+            timer.start()
+            answer = server.request("POST", "/v1/reduce", body, headers)
+            timer.join()
+            assert answer.status == expected
+        assert answer.json()["code"] == "deadline_exceeded"
+        assert answer.json()["message"] == "the deadline passed before the result was sent"
+        wait_for(server.is_idle_and_empty, "an empty arena")

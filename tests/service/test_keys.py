@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
@@ -77,6 +78,24 @@ def test_nothing_else_finds_a_user(path: Path) -> None:
         "x" * 100_000,
     ]
     assert [text for text in wrong if keys.find(text)] == []
+
+
+def test_digests_are_compared_in_constant_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the library's comparison, of whole digests, and also where there is no such key: time tells of none."""
+    compared: list[tuple[str, str]] = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return compare_digest(one, other)
+
+    key = create_key(path, "alice")
+    keys, compare_digest = Keys(path), hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    asked = [key, key[:-1] + ("a" if key[-1] != "a" else "b"), "ff_0123456789ab_" + key.split("_", 2)[2], "", "x"]
+    found = [keys.find(text) is not None for text in asked]
+    assert found == [True, False, False, False, False]
+    assert len(compared) == len(asked)
+    assert {len(text) for pair in compared for text in pair} == {len(read_keys(path)[0].digest)}
 
 
 def test_secrets_are_long_random_and_not_kept(path: Path) -> None:

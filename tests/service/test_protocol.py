@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +42,12 @@ def answers(client: socket.socket, count: int) -> list[tuple[int, bytes]]:
 def answer(client: socket.socket) -> tuple[int, bytes]:
     """Status and body of the one answer that is there to come."""
     return answers(client, 1)[0]
+
+
+def status_kb(pid: int, name: str) -> int:
+    """A number of kilobytes that the system tells of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def is_closed(client: socket.socket) -> bool:
@@ -169,6 +174,73 @@ def test_a_head_that_is_too_long_is_answered_431(impatient: Server) -> None:
             assert (b"headers_too_large" in content) == (expected == 431)
 
 
+@pytest.mark.parametrize("begun", [b"GET /", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nA: "])
+def test_a_line_that_never_ends_is_given_up(impatient: Server, begun: bytes) -> None:
+    """A target, a header's name and its value, also right behind a request, whose answer comes all the same."""
+    with impatient.socket() as client:
+        client.sendall(begun + b"a" * 2000)
+        client.sendall(b"a" * 100)
+        assert answer(client)[0] == 431
+        assert is_closed(client)
+    with impatient.socket() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + begun + b"a" * 4100)
+        assert answer(client)[0] == 200
+        assert is_closed(client)
+
+
+def test_a_head_that_began_behind_a_request_has_no_more_time(tmp_path: Path) -> None:
+    """Nor is what comes later taken for a request of its own, though it is one that is known."""
+    body = frame(COPY, numbered(3))
+    known = post_head(len(body)) + body
+    first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(tmp_path, "--head-timeout-s", str(SHORT_S)) as server:
+        with server.socket() as client:
+            for _ in range(2):
+                client.sendall(known)
+                assert answer(client)[0] == 200
+        with server.socket() as client:
+            client.sendall(first + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
+            assert answer(client)[0] == 200
+            client.sendall(known)
+            assert answer(client)[0] == 400  # for its second Host
+        with server.socket() as client:
+            client.sendall(first + b"GET /heal")
+            assert [status for status, _ in answers(client, 2)] == [200, 408]
+
+
+def test_an_endless_line_costs_no_memory(server: Server) -> None:
+    """Twenty megabytes of one header are thrown away."""
+    before = status_kb(server.process.pid, "VmHWM")
+    with server.socket() as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                client.sendall(b"a" * 2**20)
+        assert answer(client)[0] == 431
+    assert status_kb(server.process.pid, "VmHWM") < before + 4096
+
+
+def test_many_large_heads_may_come_at_once(server: Server) -> None:
+    """Pipelined, each of them is counted for itself."""
+    head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 14_000 + b"\r\n\r\n"
+    with server.socket() as client:
+        client.sendall(10 * head)
+        assert [status for status, _ in answers(client, 10)] == [200] * 10
+
+
+def test_a_reader_does_not_get_time_by_further_requests(impatient: Server) -> None:
+    """One that reads nothing of its answer is given up though it sends on, whole requests or half ones."""
+    body = frame(COPY, numbered(LARGE_ROWS * 4))
+    for more in (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /heal"):
+        with impatient.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client.sendall(post_head(len(body)) + body)
+            wait_for(lambda: not impatient.is_idle_and_empty(), "a slot in use")
+            client.recv(1000)  # it is being answered
+            client.sendall(more)
+            wait_for(impatient.is_idle_and_empty, "an empty arena", 20 * SHORT_S)
+
+
 def test_upgrades_are_refused(server: Server) -> None:
     """Websockets, and HTTP/2 by upgrade."""
     for kind in (b"websocket", b"h2c"):
@@ -179,21 +251,55 @@ def test_upgrades_are_refused(server: Server) -> None:
             assert answer(client)[0] == 400
 
 
-def test_connections_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("max-connections-per-address", "2 connections from 127.0.0.1"),
+        ("max-connections", "2 connections are open"),
+    ],
+)
+def test_connections_are_counted(tmp_path: Path, flag: str, said: str) -> None:
     """The third is answered 503 where two may be open; when one of them ends, the next is served."""
-    with serving(tmp_path, "--max-connections-per-address", "2") as server:
+    with serving(tmp_path, f"--{flag}", "2") as server:
         wait_for(lambda: server.request("GET", "/healthz").status == 200, "a free place")
         first, second = server.socket(), server.socket()
         with first, second:
             for client in (first, second):
                 client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert answer(client)[0] == 200
-            with server.socket() as third:
-                status, content = answer(third)
-                assert status == 503
-                assert b"2 connections from 127.0.0.1" in content
+            with server.socket() as third, contextlib.closing(http.client.HTTPResponse(third)) as refused:
+                refused.begin()
+                assert refused.status == 503
+                assert refused.headers["retry-after"] == "1"
+                assert said in refused.read().decode()
             first.close()
             wait_for(lambda: server.request("GET", "/healthz").status == 200, "a free place")
+        assert 'farfield_requests_total{op="other",reason="server_busy",status="503"}' in metrics(server)
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """Name and labels of a metric -> its value."""
+    lines = server.request("GET", "/metrics").body.decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_what_the_application_never_sees_is_counted_and_logged(tmp_path: Path) -> None:
+    """A head that is too long, one that is none, and one that does not come: each in the metrics and in a line."""
+    sent = {
+        "headers_too_large": b"GET /healthz HTTP/1.1\r\nA: " + b"b" * 20_000,
+        "bad_request": b"FROB\r\n\r\n",
+        "receive_timeout": b"GET /",
+    }
+    statuses = {"headers_too_large": 431, "bad_request": 400, "receive_timeout": 408}
+    with serving(tmp_path, "--head-timeout-s", str(SHORT_S)) as server:
+        for reason, content in sent.items():
+            with server.socket() as client:
+                client.sendall(content)
+                assert answer(client)[0] == statuses[reason]
+        found, lines = metrics(server), server.log.read_text()
+    for reason, status in statuses.items():
+        assert found[f'farfield_requests_total{{op="other",reason="{reason}",status="{status}"}}'] == 1
+        assert f"farfield.access other {status} {reason} " in lines
 
 
 def test_the_body_of_a_refused_request_does_not_keep_its_answer_away(server: Server) -> None:
@@ -213,47 +319,8 @@ def test_a_short_refused_body_does_not_cost_the_connection(server: Server) -> No
         assert [status for status, _ in answers(client, 2)] == [415, 200]
 
 
-def test_the_server_works_with_uvicorns_own_protocol(tmp_path: Path) -> None:
-    """Switched off, bodies are copied as they come, and the log says so."""
-    x, one = numbered(LARGE_ROWS)
-    with serving(tmp_path, "--fast-bodies", "false") as server:
-        with contextlib.closing(server.session()) as session:
-            np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
-        assert "fast_bodies is off" in server.log.read_text()
-        wait_for(server.is_idle_and_empty, "an empty arena")
-
-
 def test_a_uvicorn_that_lacks_something_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is named; nothing is, as installed."""
     assert protocol.missing() is None
     monkeypatch.delattr(protocol.Config, "get_loop_factory")
     assert protocol.missing() == "Config.get_loop_factory"
-
-
-def test_tls_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a self-signed certificate: small and large bodies and answers, and a slow reader of a large one."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    )
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run([*command.split(), *names], check=True, capture_output=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    flags = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
-    with serving(tmp_path, *flags) as server:
-        assert server.url.startswith("https://")
-        with contextlib.closing(server.session()) as session:
-            for rows in (3, LARGE_ROWS):
-                x, one = numbered(rows)
-                np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
-            slow_x, one = numbered(LARGE_ROWS, 7.0)
-            body = frame(COPY, [slow_x, one])
-            with server.socket() as slow:
-                slow.sendall(post_head(len(body)) + body)
-                for number in range(5):
-                    x, one = numbered(LARGE_ROWS, float(number))
-                    np.testing.assert_array_equal(session.call(COPY, [x, one])[0], x)
-                status, content = answer(slow)
-                assert status == 200
-                np.testing.assert_array_equal(decode_results(memoryview(content))[0], slow_x)
-        wait_for(server.is_idle_and_empty, "an empty arena")

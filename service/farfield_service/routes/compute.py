@@ -139,7 +139,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         exchange = scope.get("farfield.exchange")
         if exchange and exchange.is_next and job.home and forecast.seconds < BRIEF_S:
             job.home.listen(BRIEF_S)
-        reply = await _computed(job, state, scope)
+        reply = await _computed(job, state, scope, receive)
         timing |= {"queue": job.queued_s * 1e3, "handoff": job.handoff_s * 1e3}
         timing |= {name.removesuffix("_ms"): value for name, value in reply.items()}
         timing["compile"] += job.build_s * 1e3
@@ -158,13 +158,16 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
                 lease.release()
 
 
-async def _computed(job: Job, state: State, scope: Scope) -> dict[str, float]:
+async def _computed(job: Job, state: State, scope: Scope, receive: Receive) -> dict[str, float]:
     """The timing of a job that was computed; it is cancelled when its client leaves."""
     exchange: Exchange | None = scope.get("farfield.exchange")
+    watching: asyncio.Task[None] | None = None
     if exchange:
         exchange.on_lost = lambda: state.queue.abandon(job, ClientLeft("the client left before its answer"))
         if exchange.is_lost:
             exchange.on_lost()
+    else:
+        watching = asyncio.create_task(_watch(job, state, receive))
     try:
         reply = await job.done
     except asyncio.CancelledError:
@@ -174,10 +177,19 @@ async def _computed(job: Job, state: State, scope: Scope) -> dict[str, float]:
     finally:
         if exchange:
             exchange.on_lost = None
+        if watching:
+            watching.cancel()
     if "error" in reply:
         raise _rebuilt(reply["error"])
     timing: dict[str, float] = reply["done"]
     return timing
+
+
+async def _watch(job: Job, state: State, receive: Receive) -> None:
+    """Cancel a job when its client leaves, as a server's own protocol tells of that."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    state.queue.abandon(job, ClientLeft("the client left before its answer"))
 
 
 async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exchange: Exchange | None) -> None:
