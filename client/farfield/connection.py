@@ -30,7 +30,8 @@ STEP_BYTES = 1_048_576  # of a piece, sent at a time there: what counts as progr
 MOST_PIECES = 1000  # gathered by one system call; Linux takes 1024
 EXPECT_BYTES = 1_000_000  # longer bodies are sent when the server has agreed to take them
 EXPECT_S = 1.0  # or has not said a word for so long
-BUFFER_BYTES = 32_768  # answers up to this length arrive in one system call
+BUFFER_BYTES = 32_768  # of an answer that `http.client` reads
+FIRST_BYTES = 1024  # of any answer: its head, after which results are received where they will stay
 MAX_PROBLEM_BYTES = 1_000_000
 CONTINUE = re.compile(rb"HTTP/1\.[01] 100[ \r]")
 PLAIN = re.compile(rb"HTTP/1\.1 200 OK((?:\r\n[A-Za-z-]+: [ -~]*)+)")
@@ -193,7 +194,7 @@ class _Arriving(io.RawIOBase):
     def fetch(self, most_s: float = math.inf) -> int:
         """Add what arrives within `most_s` to `unread`; 0 at the end."""
         self.clock.limit(self.sock, most_s)
-        more = self.sock.recv(BUFFER_BYTES)
+        more = self.sock.recv(FIRST_BYTES)
         self.unread += more
         return self._noted(len(more))
 

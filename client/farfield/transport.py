@@ -40,6 +40,7 @@ from .wire import Array
 SCHEMES = "http://host:port, https://host:port, http+unix:///path, local:, local:cpu, local:cuda"
 IDLE_CONNECTIONS = 8  # kept open per session
 DEADLINE_HEADER = "X-Farfield-Deadline-Ms"  # milliseconds left when the request is sent
+PHASE = re.compile(r"([^,; ]+);dur=([0-9]+(?:\.[0-9]*)?)(?![^, ])")  # of Server-Timing
 UNKNOWN_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 PROBLEMS: dict[str, Callable[[bytes], Any]] = {
     "application/problem+msgpack": msgpack.unpackb,
@@ -144,6 +145,7 @@ class Http:
             if not token.isascii() or not token.isprintable():
                 raise ArgumentError("the token has characters that cannot be sent in a header", field="token")
             self.headers["Authorization"] = f"Bearer {token}"
+        self._lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         self.idle: list[Connection] = []
         self.process = os.getpid()
         self._tls: ssl.SSLContext | None = None
@@ -229,11 +231,10 @@ class Http:
         return reply
 
     def _head(self, route: str, pieces: list[memoryview], clock: Clock) -> str:
-        headers = self.headers | {"Content-Length": str(sum(len(piece) for piece in pieces))}
+        head = f"POST {self.base}{route} HTTP/1.1\r\n{self._lines}Content-Length: {sum(map(len, pieces))}\r\n"
         if (left_s := clock.left_s()) < math.inf:
-            headers[DEADLINE_HEADER] = str(max(1, int(1000 * left_s)))
-        lines = [f"POST {self.base}{route} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        return "".join(f"{line}\r\n" for line in lines)
+            head += f"{DEADLINE_HEADER}: {max(1, int(1000 * left_s))}\r\n"
+        return head
 
     def _refusal(self, reply: Reply) -> FarfieldError:
         """The error that an answer other than a frame stands for."""
@@ -336,9 +337,4 @@ def _retry_after_s(header: str) -> float | None:
 
 def _timing(header: str) -> Timing:
     """`recv;dur=0.1, kernel;dur=2` -> {"recv": 0.1, "kernel": 2.0}."""
-    timing: Timing = {}
-    for part in header.split(","):
-        name, _, duration = part.strip().partition(";dur=")
-        with contextlib.suppress(ValueError):
-            timing[name] = float(duration)
-    return timing
+    return {name: float(duration) for name, duration in PHASE.findall(header)}

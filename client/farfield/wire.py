@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -62,17 +63,11 @@ def decode_results(body: memoryview) -> list[Array]:
         ProtocolError: the body is not a frame.
     """
     try:
-        magic, header_bytes, _, count = PREFIX.unpack_from(body)
-        end = PREFIX.size + header_bytes
-        results = msgpack.unpackb(body[PREFIX.size : end])["results"]
-        if magic != MAGIC or count != len(results):
-            raise ValueError("it does not begin like a frame")
+        end = PREFIX.size + PREFIX.unpack_from(body)[1]
         arrays = []
-        for result in results:
+        for dtype, shape in _read_head(bytes(body[:end])):
             start = end + -end % ALIGNMENT
-            if result["dtype"] not in (*STORED, INDEX_DTYPE):  # any other would let bytes become pointers
-                raise ValueError(f"its element type is {result['dtype']!r}")
-            array = np.ndarray(tuple(result["shape"]), numpy_dtype(result["dtype"]), buffer=body, offset=start)
+            array = np.ndarray(shape, dtype, buffer=body, offset=start)
             end = start + array.nbytes
             arrays.append(array)
         if end != len(body):
@@ -80,3 +75,16 @@ def decode_results(body: memoryview) -> list[Array]:
     except (ValueError, KeyError, TypeError, OverflowError, struct.error, msgpack.UnpackException) as error:
         raise ProtocolError(f"the answer of {len(body)} bytes cannot be read: {error}") from None
     return arrays
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_head(head: bytes) -> list[Tensor]:
+    """What the prefix and header of an answer say of its arrays; kept, as most calls are made again."""
+    magic, _, _, count = PREFIX.unpack_from(head)
+    results = msgpack.unpackb(head[PREFIX.size :])["results"]
+    if magic != MAGIC or count != len(results):
+        raise ValueError("it does not begin like a frame")
+    for result in results:
+        if result["dtype"] not in (*STORED, INDEX_DTYPE):  # any other would let bytes become pointers
+            raise ValueError(f"its element type is {result['dtype']!r}")
+    return [(numpy_dtype(result["dtype"]), tuple(result["shape"])) for result in results]

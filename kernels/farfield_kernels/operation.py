@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -67,6 +67,7 @@ class Spec:
     dtype_acc: str = "auto"
     saving: bool = False
     separation: str = "auto"
+    _hash: ClassVar[int]
 
     def __post_init__(self) -> None:
         for field in ("formula", "reduction", "formula2"):
@@ -96,6 +97,14 @@ class Spec:
                 )
         orders = tuple(_integers(order) for order in self.wrt)
         object.__setattr__(self, "wrt", orders)
+        object.__setattr__(self, "_hash", hash(astuple(self)))
+
+    def __hash__(self) -> int:
+        """Made once: a spec is looked up in several tables per call."""
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Spec], tuple[Any, ...]]:
+        return Spec, astuple(self)  # hashes of texts differ from process to process
 
     def vjp(self, wrt: Iterable[int]) -> Spec:
         """The spec of the vector-Jacobian product of this call with respect to the arguments `wrt`.

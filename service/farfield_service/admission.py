@@ -26,8 +26,9 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .job import Job
+from .prompt import Promise
 from .settings import Settings
-from .wire import FRAME, MSGPACK, Call
+from .wire import FRAME, MSGPACK, Call, Layout, results_layout
 
 if TYPE_CHECKING:
     from .keys import User
@@ -80,6 +81,8 @@ class Admission:
             DeadlineExceeded: it would be late if it started now.
         """
         queue, user = self.state.queue, self.user
+        if queue.is_empty and self.deadline is None:
+            return
         queue.check_room(user.name, user.max_waiting)
         run_s = forecast.seconds if forecast else 0.0
         wait_s = queue.expected_wait_s(user.name, run_s, user.weight)
@@ -155,7 +158,7 @@ class Admission:
         return Job(
             message,
             leases,
-            asyncio.get_running_loop().create_future(),
+            Promise(),
             user=self.user.name,
             estimate_s=forecast.seconds,
             spec=spec,
@@ -205,21 +208,46 @@ def check_body_headers(settings: Settings, headers: dict[str, str]) -> tuple[str
     return kind, int(length)
 
 
+@dataclass(frozen=True)
+class Results:
+    """What a job will write: types, shapes, and places in a slot, which becomes the frame of the answer."""
+
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    layout: Layout
+
+    @classmethod
+    def of(cls, operation: Operation, sizes: Sizes) -> Results:
+        """Those of a call."""
+        dtypes, shapes = [slot.dtype(sizes.dtype) for slot in operation.results], result_shapes(operation, sizes)
+        return cls(dtypes, shapes, results_layout(*zip(map(numpy_dtype, dtypes), shapes, strict=True)))
+
+
 @dataclass
 class Room:
     """Where the results of a job will be written."""
 
     lease: Lease
-    offsets: list[int]
-    shapes: list[tuple[int, ...]]
-    dtypes: list[str]
+    results: Results
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where in the arena the data of each result begin."""
+        return [self.lease.offset + start for start in self.results.layout.starts]
+
+    def frame(self) -> memoryview:
+        """All results as a frame, once they are there; what else the slot had in it is overwritten."""
+        view = self.lease.view
+        for begin, piece in self.results.layout.between:
+            view[begin : begin + len(piece)] = piece
+        return view
 
     def arrays(self) -> list[Array]:
         """The results, as views of the slot."""
-        view = self.lease.view
+        view, results = self.lease.view, self.results
         return [
-            np.ndarray(shape, numpy_dtype(dtype), buffer=view, offset=offset - self.lease.offset)
-            for offset, shape, dtype in zip(self.offsets, self.shapes, self.dtypes, strict=True)
+            np.ndarray(shape, numpy_dtype(dtype), buffer=view, offset=start)
+            for start, shape, dtype in zip(results.layout.starts, results.shapes, results.dtypes, strict=True)
         ]
 
 
@@ -248,25 +276,16 @@ def check_sizes(settings: Settings, operation: Operation, call: Call) -> Sizes:
     return sizes
 
 
-def reserve(arena: Arena, operation: Operation, sizes: Sizes, body_bytes: int) -> Room:
-    """Lease the slot that the results will need; the spec alone gives its size.
+def reserve(arena: Arena, results: Results, body_bytes: int) -> Room:
+    """Lease the slot that the results will need.
 
     Raises:
         ServerBusy: no room now. LimitError: body and results will never fit together.
     """
-    starts, end = [], 0
-    for size in result_bytes(operation, sizes):
-        starts.append(end)
-        end += -(-size // 64) * 64
-    if end + body_bytes + 2 * ALIGNMENT > arena.size:
+    size = results.layout.size
+    if size + body_bytes + 2 * ALIGNMENT > arena.size:
         raise LimitError(
-            f"a body of {body_bytes} bytes and results of {end} do not fit this server's {arena.size} together",
+            f"a body of {body_bytes} bytes and results of {size} do not fit this server's {arena.size} together",
             limit=arena.size,
         )
-    lease = arena.lease(end)
-    return Room(
-        lease,
-        [lease.offset + start for start in starts],
-        result_shapes(operation, sizes),
-        [slot.dtype(sizes.dtype) for slot in operation.results],
-    )
+    return Room(arena.lease(size), results)

@@ -161,8 +161,9 @@ class _Guard:
         begun = time.perf_counter()
         scope["farfield.request_id"] = request_id = f"{random.getrandbits(128):032x}"  # no secret
         current_request.set(request_id)
-        path, headers = scope["path"], read_headers(scope["headers"])
-        scope["farfield.headers"] = headers
+        path, headers = scope["path"], scope.get("farfield.headers")
+        if headers is None:
+            headers = scope["farfield.headers"] = read_headers(scope["headers"])
         op = compute.OPS.get(path, "other")
         status: int | None = None
         span: Span | None = None

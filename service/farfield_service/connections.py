@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Protocol
 
 from .errors import ServerBusy
+from .heads import Heads
 from .settings import Settings
 
 SWEEP_S = 0.25  # between looks at all deadlines: one timer for all, as most deadlines are moved before they pass
-SCRATCH_BYTES = 16 * 1024  # read at once: a head, and what follows it, which is copied on its way
+SCRATCH_BYTES = 256 * 1024  # read at once: a head, and what follows it, which is copied on its way
 
 
 class Connection(Protocol):
@@ -34,13 +36,18 @@ class Connections:
 
     Args:
         settings: how many there may be, and how long they may be silent.
+        prompt_paths: of requests that are begun in the turn in which they came (see `Prompt`) and whose heads are
+            kept.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, prompt_paths: Collection[str] = ()) -> None:
         self.settings = settings
+        self.heads = Heads(prompt_paths)
         self.open: set[Connection] = set()
         self.per_address: Counter[str] = Counter()
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))  # for all: what is read is used before more is
+        self.buffer = bytearray(SCRATCH_BYTES)  # for all: what is read is used before more is
+        self.scratch = memoryview(self.buffer)
+        self.last: Connection | None = None  # on which a request came
         self._timer: asyncio.TimerHandle | None = None
 
     def enter(self, connection: Connection) -> None:

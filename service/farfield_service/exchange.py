@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Scope
 
 from .errors import ClientLeft, ServiceError
+from .heads import Head
 
 if TYPE_CHECKING:
     from .protocol import HttpConnection
 
-JOINED_BYTES = 64 * 1024  # of an answer, which goes out with its head in one piece
+JOINED_BYTES = 64 * 1024  # of an answer, up to which it is copied to go out with its head in one piece
 
 log = logging.getLogger("farfield.exchange")
 
@@ -29,18 +30,16 @@ class Exchange:
 
     Args:
         connection: that it came on.
-        scope: the request's head.
-        length: bytes of its body; none if they come in chunks.
-        keep_alive: whether the connection may stay.
-        is_awaited: whether the sender waits for `100 Continue`.
+        head: of the request.
+        own: the connection's part of the scope.
+        is_next: whether the server's last request came on this connection, too.
     """
 
-    def __init__(
-        self, connection: HttpConnection, scope: Scope, length: int | None, keep_alive: bool, is_awaited: bool
-    ) -> None:
-        self.connection, self.scope, self.length = connection, scope, length
-        self.keep_alive, self.is_awaited = keep_alive, is_awaited
-        self.body = bytearray()
+    def __init__(self, connection: HttpConnection, head: Head, own: Scope, *, is_next: bool) -> None:
+        self.connection, self.head, self.length, self.is_next = connection, head, head.length, is_next
+        self.scope: Scope = {**head.scope, **own, "farfield.exchange": self}
+        self.keep_alive, self.is_awaited = head.keep_alive, head.is_awaited
+        self.body: bytes | memoryview = b""  # what has come and was not received yet
         self.received = 0  # bytes of the body
         self.is_asked = self.is_received = False
         self.is_started = self.is_complete = self.is_lost = False
@@ -64,17 +63,47 @@ class Exchange:
         Raises:
             ReceiveTimeout: no more of it came.
         """
+        if not await self._has_come():
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), b""
+        return {"type": "http.request", "body": body, "more_body": not self.is_received}
+
+    async def receive_some(self, view: memoryview) -> int:
+        """Put what has come of the body into memory; how many bytes, 0 if the client has left.
+
+        Args:
+            view: bytes, as many as are missing.
+
+        Raises:
+            ReceiveTimeout: no more of it came.
+        """
+        if not await self._has_come():
+            return 0
+        count = len(self.body)
+        view[:count] = self.body
+        self.body = b""
+        return count
+
+    def add(self, piece: bytes) -> None:
+        """More of the body has come."""
+        self.body = piece if not self.body else b"".join((self.body, piece))
+        self.event.set()
+
+    def keep_body(self) -> None:
+        """The memory where the body came is needed for something else."""
+        if isinstance(self.body, memoryview):
+            self.body = bytes(self.body)
+
+    async def _has_come(self) -> bool:
+        """Wait for the next piece of the body; False if nobody waits for an answer any more."""
         if not self.is_lost and not self.is_complete:
-            self._proceed()
+            if not self.is_received:
+                self._proceed()
             await self.event.wait()
             self.event.clear()
         if self.failure:
             raise self.failure
-        if self.is_lost or self.is_complete:
-            return {"type": "http.disconnect"}
-        body = bytes(self.body)
-        self.body.clear()
-        return {"type": "http.request", "body": body, "more_body": not self.is_received}
+        return not self.is_lost and not self.is_complete
 
     async def receive_into(self, view: memoryview) -> None:
         """Fill memory with the rest of the body, whose length is known.
@@ -87,7 +116,7 @@ class Exchange:
         """
         ready = len(self.body)
         view[:ready] = self.body
-        self.body.clear()
+        self.body = b""
         if ready < len(view) and not self.is_lost:
             self._proceed()
             await self.connection.fill(view[ready:])
@@ -125,17 +154,16 @@ class Exchange:
     def _start(self, message: Message) -> None:
         self.is_started, self.is_awaited = True, False
         status = message["status"]
-        self._head = [STATUS_LINES[status]]
-        length = None
-        for name, value in [*self.connection.default_headers, *message.get("headers", ())]:
-            if b"\r" in value or b"\n" in value or b"\0" in value:
-                raise RuntimeError(f"header {name!r} has a line break")
-            if name.lower() == b"content-length":
-                length = int(value)
-            elif name.lower() == b"connection" and value.lower() == b"close":
-                self.keep_alive = False
-                continue
-            self._head += [name, b": ", value, b"\r\n"]
+        headers = [*self.connection.default_headers, *message.get("headers", ())]
+        told = {name.lower(): value for name, value in headers}
+        length = int(told[b"content-length"]) if b"content-length" in told else None
+        if told.get(b"connection", b"").lower() == b"close":
+            self.keep_alive = False
+            headers = [(name, value) for name, value in headers if name.lower() != b"connection"]
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if not lines.count(b"\n") == lines.count(b"\r") == len(headers) or b"\0" in lines:
+            raise RuntimeError(f"one of the headers {sorted(told)} has a line break")
+        self._head = [STATUS_LINES[status], lines]
         if self.scope["method"] == "HEAD" or status in (204, 304):
             length = 0
         self._is_chunked = length is None
@@ -188,6 +216,7 @@ class Exchange:
             self.connection.transport.abort()
         finally:
             self.on_lost = None
+            del self.scope["farfield.exchange"]  # the cycle, for which the garbage collector would have to come
 
     def lose(self) -> None:
         """The connection ended."""

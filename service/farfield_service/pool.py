@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import OrderedDict, deque
@@ -22,7 +23,7 @@ from .arena import Arena
 from .errors import DeadlineExceeded, JobTimeout, NoWorker, Quarantined, ServiceError, WorkerDied
 from .job import Job
 from .metrics import Metrics
-from .program import Gone, Program
+from .program import Gone, Program, Said
 from .queue import Queue
 from .settings import Settings
 
@@ -47,11 +48,12 @@ class Pool:
         self.lanes = [Lane(self, number) for number in range(settings.workers)]
         self.deaths: OrderedDict[Spec, tuple[int, float]] = OrderedDict()
         self.tasks: list[asyncio.Task[None]] = []
+        queue.on_arrival = self.feed
 
     @property
     def is_ready(self) -> bool:
         """Whether a worker is up."""
-        return any(lane.is_ready for lane in self.lanes)
+        return any([lane.is_ready for lane in self.lanes])  # noqa: C419  # a fifth of a generator's time
 
     @property
     def ready(self) -> int:
@@ -104,6 +106,11 @@ class Pool:
             asyncio.create_task(lane.watch(), name=f"farfield watch {lane.number}") for lane in self.lanes
         ]
         self.tasks.append(asyncio.create_task(self._expire(), name="farfield deadlines"))
+
+    def feed(self) -> None:
+        """Give the workers that are free what waits."""
+        for lane in self.lanes:
+            lane.feed()
 
     async def _expire(self) -> None:
         """Nobody waits much longer than his deadline, whatever the workers do."""
@@ -179,6 +186,8 @@ class Lane:
         self.job: Job | None = None
         self.own: deque[Job] = deque()  # jobs that this worker has begun and another lane was given
         self.building: dict[int, Job] = {}
+        self.absence = asyncio.Event()  # of a worker: one is to be started
+        self.is_ending = False
 
     @property
     def is_ready(self) -> bool:
@@ -187,30 +196,44 @@ class Lane:
 
     async def end(self, patience_s: float) -> None:
         """Stop the worker."""
+        self.is_ending = True
         if self.program:
             await self.program.stop(patience_s)
 
     async def work(self) -> None:
-        """Take turns of jobs, for ever."""
+        """Keep a worker up, for ever."""
         while True:
-            program = await self._started()
-            job = await self._next(program)
-            if job is None:
-                continue
-            self.job = job
-            try:
-                await self._turn(program, job)
-            finally:
-                self.job = None
+            self.absence.clear()
+            await self._start()
+            self.feed()
+            await self.absence.wait()
 
-    async def _started(self) -> Program:
+    def feed(self) -> None:
+        """Give the worker its next job, if it is free and there is one.
+
+        A job that another worker has begun is handed to that one.
+        """
+        while self.job is None and self.program is not None and self.program.is_alive:
+            job = self.own.popleft() if self.own else self.queue.take()
+            if job is None:
+                return
+            home = self
+            if job.home not in (None, self.program):
+                home = next((lane for lane in self.pool.lanes if lane.program is job.home), self)
+            if home is self:
+                self._turn(self.program, job)
+            else:
+                home.own.append(job)
+                home.feed()
+
+    async def _start(self) -> None:
         while self.program is None or not self.program.is_alive:
             if self.program is not None:
                 self._lost("it ended while idle")
             await asyncio.sleep(RESTART_PAUSE_S[min(self.failed_starts, len(RESTART_PAUSE_S) - 1)])
             try:
                 self.program = await Program.start(
-                    self.settings, self.pool.arena, self.number, self._built, self.queue.arrival.set
+                    self.settings, self.pool.arena, self.number, self._built, self.absence.set
                 )
                 self.failed_starts, self.failure = 0, None
                 log.info("worker %d is up: %s", self.program.process.pid, self.program.facts)
@@ -220,13 +243,13 @@ class Lane:
                 self.failure = f"the worker did not start: {reason}"
                 log.error("%s", self.failure)
                 self.pool.refuse_waiting()
-        return self.program
 
     def _lost(self, reason: str) -> None:
         assert self.program is not None
         log.error("worker %d is lost: %s", self.program.process.pid, reason)
         self.program.kill()
         self.program = None
+        self.absence.set()
         self.restarts += 1
         building, self.building = self.building, {}
         for job in building.values():
@@ -241,25 +264,6 @@ class Lane:
         else:
             self._end(job, used_s, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
 
-    async def _next(self, program: Program) -> Job | None:
-        """The next job for this worker; None if it has died meanwhile.
-
-        A job that another worker has begun is handed to that one.
-        """
-        while True:
-            job = self.own.popleft() if self.own else self.queue.take()
-            if job is None:
-                self.queue.arrival.clear()
-                await self.queue.arrival.wait()
-                if not program.is_alive:
-                    return None
-                continue
-            home = next((lane for lane in self.pool.lanes if lane.program and lane.program is job.home), self)
-            if home is self:
-                return job
-            home.own.append(job)
-            self.queue.arrival.set()
-
     async def watch(self) -> None:
         """Ask an idle worker now and then whether it is there."""
         while True:
@@ -272,50 +276,50 @@ class Lane:
             except TimeoutError:
                 if self.program is program and not self.job:
                     self._lost(f"it did not answer for {PING_S:g} s")
-                    self.queue.arrival.set()
             except Gone:
-                continue  # `_started` takes note
+                continue  # `_start` takes note
 
-    async def _turn(self, program: Program, job: Job) -> None:
+    def _turn(self, program: Program, job: Job) -> None:
         """Have one part of a job computed."""
         if job.done.done():  # nobody wants it any more
             self._drop(job)
             return
-        if not program.is_alive:
-            self.queue.requeue(job, 0.0)
-            return
         is_resumed = job.home is program and not job.is_building
         message = job.message | {"op": "resume" if is_resumed else "begin", "is_built": job.is_building}
-        job.home, job.is_building = program, False
-        begun = time.perf_counter()
+        self.job, job.home, job.is_building = job, program, False
         limit_s = self.settings.job_timeout_s
         timeout_s = limit_s - job.spent_s + min(limit_s, SLACK * self.settings.part_s)
-        try:
-            reply = await program.ask(message, timeout_s)
-        except TimeoutError:
-            self._lost(f"a request ran longer than {self.settings.job_timeout_s:g} s")
-            self._end(
-                job,
-                time.perf_counter() - begun,
-                JobTimeout(f"the request ran longer than this server's {limit_s:g} s"),
-            )
-        except Gone:
-            self._lost("it died while a request ran")
-            self._died_under(job, time.perf_counter() - begun)
+        program.order(message, timeout_s, functools.partial(self._heard, job, time.perf_counter()))
+
+    def _heard(self, job: Job, begun: float, said: Said) -> None:
+        """The worker's answer to a turn, or why there is none."""
+        elapsed_s = time.perf_counter() - begun
+        self.job = None
+        if isinstance(said, dict):
+            self._replied(job, said, elapsed_s)
+        elif self.is_ending:
+            return
+        elif isinstance(said, TimeoutError):
+            limit_s = self.settings.job_timeout_s
+            self._lost(f"a request ran longer than {limit_s:g} s")
+            self._end(job, elapsed_s, JobTimeout(f"the request ran longer than this server's {limit_s:g} s"))
         else:
-            self._replied(job, reply, time.perf_counter() - begun)
+            self._lost("it died while a request ran")
+            self._died_under(job, elapsed_s)
 
     def _replied(self, job: Job, reply: dict[str, Any], elapsed_s: float) -> None:
         used_s = reply["used_s"]
         self.pool.metrics.observe_use(job.user, used_s)
         if "building" in reply:
             self.building[job.message["job"]] = job
+            self.feed()
             return
         job.handoff_s += elapsed_s - used_s
         self.queue.observe(job, elapsed_s)
         self.pool.survived(job.spec)
         if "part" not in reply:
             self.queue.finish(job, used_s)
+            self.feed()
             if job.done.done():
                 job.release()
             else:
@@ -331,6 +335,7 @@ class Lane:
             self._drop(job, used_s)
         else:
             self.queue.requeue(job, used_s)
+        self.feed()
 
     def _drop(self, job: Job, used_s: float = 0.0) -> None:
         """Give up a job that was taken from the queue."""

@@ -10,9 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -20,10 +21,31 @@ from .arena import Arena
 from .settings import Settings
 
 LENGTH = struct.Struct("<I")
+RECEIVED_BYTES = 65_536  # by one system call
 
 
 class Gone(Exception):
     """The worker's end of the socket was closed."""
+
+
+Said: TypeAlias = "dict[str, Any] | Gone | TimeoutError"
+OnReply: TypeAlias = Callable[[Said], None]
+
+
+class Question:
+    """One that waits for its answer, which is told once."""
+
+    timer: asyncio.TimerHandle
+
+    def __init__(self, on_reply: OnReply) -> None:
+        self.on_reply: OnReply | None = on_reply
+
+    def settle(self, said: Said) -> None:
+        """This is the answer, unless there was one before."""
+        on_reply, self.on_reply = self.on_reply, None
+        if on_reply:
+            self.timer.cancel()
+            on_reply(said)
 
 
 class Program(asyncio.Protocol):
@@ -33,6 +55,7 @@ class Program(asyncio.Protocol):
 
     Args:
         process: the program.
+        ours: our end of the socket.
         on_built: called with what the program says when kernels are built.
         on_end: called when the program has closed the socket.
     """
@@ -40,14 +63,15 @@ class Program(asyncio.Protocol):
     def __init__(
         self,
         process: subprocess.Popen[bytes],
+        ours: socket.socket,
         on_built: Callable[[dict[str, Any]], None],
         on_end: Callable[[], None],
     ) -> None:
-        self.process, self.on_built, self.on_end = process, on_built, on_end
+        self.process, self.socket, self.on_built, self.on_end = process, ours, on_built, on_end
         self.facts: dict[str, Any] = {}
         self.is_open = False
         self.received = bytearray()
-        self.replies: deque[asyncio.Future[dict[str, Any]]] = deque()  # in the order of the questions
+        self.questions: deque[Question] = deque()  # that wait for their answers, which come in this order
         self.loop = asyncio.get_running_loop()
 
     @classmethod
@@ -81,11 +105,10 @@ class Program(asyncio.Protocol):
             process = subprocess.Popen(
                 command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL, start_new_session=True
             )
-        program = cls(process, on_built, on_end)
-        said = program._expect()
+        program = cls(process, ours, on_built, on_end)
         try:
             await program.loop.create_connection(lambda: program, sock=ours)
-            program.facts = await asyncio.wait_for(said, settings.worker_start_timeout_s)
+            program.facts = await program._hear(settings.worker_start_timeout_s)
             if "error" in program.facts:
                 raise Gone(program.facts["error"])
         except BaseException:
@@ -103,6 +126,7 @@ class Program(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is ready."""
         self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=0)  # what is written goes out at once
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
@@ -123,18 +147,28 @@ class Program(asyncio.Protocol):
             # Not at once: who was just answered that it is being built has to go on first.
             self.loop.call_soon(self.on_built, message)
         else:
-            reply = self.replies.popleft()
-            if not reply.done():
-                reply.set_result(message)
+            self.questions.popleft().settle(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The program has ended, or was told to."""
         self.is_open = False
-        while self.replies:
-            reply = self.replies.popleft()
-            if not reply.done():
-                reply.set_exception(Gone())
+        while self.questions:
+            self.questions.popleft().settle(Gone())
         self.on_end()
+
+    def listen(self, seconds: float) -> None:
+        """Take in what the program says within some microseconds; a wait of the event loop costs about forty.
+
+        A program that was put on this core goes on at each look.
+        """
+        until = time.perf_counter() + seconds
+        while self.is_open and time.perf_counter() < until:
+            with contextlib.suppress(BlockingIOError):
+                data = self.socket.recv(RECEIVED_BYTES)
+                if data:
+                    self.data_received(data)
+                return
+            os.sched_yield()
 
     # -- messages
 
@@ -148,8 +182,19 @@ class Program(asyncio.Protocol):
         if self.is_open:
             self.tell({"op": "drop", "job": job})
 
+    def order(self, message: dict[str, Any], timeout_s: float, on_reply: OnReply) -> None:
+        """Send a message to a program that is alive, and go on; answers come in the order of the questions.
+
+        Args:
+            message: that has an answer.
+            timeout_s: seconds until that is given up.
+            on_reply: called once, with the answer; or with `Gone` if the program ended before, or `TimeoutError`.
+        """
+        self._expect(timeout_s, on_reply)
+        self.tell(message)
+
     async def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send a message and wait for its answer; answers come in the order of the questions.
+        """Send a message and wait for its answer.
 
         Raises:
             Gone: the program died meanwhile, or before. TimeoutError: there was none in time.
@@ -157,17 +202,25 @@ class Program(asyncio.Protocol):
         if not self.is_open:
             raise Gone
         self.tell(message)
-        reply = self._expect()
-        timer = self.loop.call_later(timeout_s, _expire, reply)  # at a third of the cost of `asyncio.timeout`
-        try:
-            return await reply
-        finally:
-            timer.cancel()
+        return await self._hear(timeout_s)
 
-    def _expect(self) -> asyncio.Future[dict[str, Any]]:
-        reply: asyncio.Future[dict[str, Any]] = self.loop.create_future()
-        self.replies.append(reply)
-        return reply
+    async def _hear(self, timeout_s: float) -> dict[str, Any]:
+        said: asyncio.Future[Said] = self.loop.create_future()
+
+        def keep(answer: Said) -> None:
+            if not said.done():
+                said.set_result(answer)
+
+        self._expect(timeout_s, keep)
+        answer = await said
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _expect(self, timeout_s: float, on_reply: OnReply) -> None:
+        question = Question(on_reply)
+        question.timer = self.loop.call_later(timeout_s, question.settle, TimeoutError())
+        self.questions.append(question)
 
     # -- ends
 
@@ -189,8 +242,3 @@ class Program(asyncio.Protocol):
         if self.is_open:
             self.is_open = False
             self.transport.close()
-
-
-def _expire(reply: asyncio.Future[dict[str, Any]]) -> None:
-    if not reply.done():
-        reply.set_exception(TimeoutError())

@@ -21,22 +21,24 @@ import time
 import uuid
 from collections import deque
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from .connections import Connections
+from .connections import SCRATCH_BYTES, Connections
 from .errors import ANSWERS, BadRequest, Draining, HeadersTooLarge, ReceiveTimeout, ServiceError, problem
 from .exchange import STATUS_LINES, Exchange
+from .heads import Head, read_head
+from .prompt import Promise, Prompt
 
-KEPT_BYTES = 64 * 1024  # of a body that nobody has asked for yet; then the socket is left alone
+KEPT_BYTES = SCRATCH_BYTES  # of a body that nobody has asked for yet; then the socket is left alone
 UNREAD_BYTES = 1024 * 1024  # of a refused body, up to which it is read to its end to save the connection
 LINGER_S = 2.0  # for the peer to read an answer that came before its body's end
 LEAST_BYTES_PER_S = 64 * 1024  # of a body in all: single bytes now and then must not hold memory for ever
 MAX_PIPELINED = 16
+MOST_PIPELINED = 512  # that may come in one read
 
 log = logging.getLogger("farfield.protocol")
 
@@ -69,11 +71,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.deadline = math.inf
         self.exchange: Exchange | None = None  # the one that is received or was received last
         self.waiting: deque[Exchange] = deque()  # pipelined, behind it
+        self.due: Exchange | None = None  # to be begun when all that was read is taken in
         self.is_idle = True
         self.is_refusing = False  # whatever else comes is thrown away
         self.is_reading = True
         self.target: memoryview | None = None  # where the rest of the body goes
-        self.filled: asyncio.Future[None] | None = None
+        self.filled: Promise[None] | None = None
         self.body_deadline = math.inf
         self.is_writable = asyncio.Event()
         self.is_writable.set()
@@ -98,6 +101,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.address = self.peer[0] if self.peer else None
         self.server = _address(transport.get_extra_info("sockname"))
         self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        if self.scheme == "http":
+            self.transport.set_write_buffer_limits(high=0)  # what is written goes out at once, as far as it can
         self.server_state.connections.add(cast(Any, self))
         self.deadline = time.monotonic() + self.settings.head_timeout_s
         try:
@@ -115,9 +120,9 @@ class HttpConnection(asyncio.BufferedProtocol):
                 exchange.lose()
         self.waiting.clear()
         self.target = None
+        self.is_writable.set()
         if self.filled and not self.filled.done():
             self.filled.set_result(None)
-        self.is_writable.set()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to: the memory that waits for a body, or a scratch buffer."""
@@ -128,7 +133,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self.target is not None:
             self._body_came(self.target, nbytes)
         elif not self.is_refusing:
-            self._feed(self.connections.scratch[:nbytes])
+            self._take_in(nbytes)
+            exchange = self.exchange
+            if exchange and exchange.is_unheard:
+                self.pause_reading()  # the rest of its body goes where the application will say
 
     def eof_received(self) -> None:
         """The client will send no more, which is taken as leaving: the transport closes."""
@@ -146,10 +154,32 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # -- the parser's calls
 
+    def _take_in(self, nbytes: int) -> None:
+        """So many bytes are in the scratch buffer."""
+        was_idle, self.is_idle = self.is_idle, False
+        if not (was_idle and self._is_known(nbytes)):
+            if was_idle:
+                self.deadline = time.monotonic() + self.settings.head_timeout_s
+            self._feed(self.connections.scratch[:nbytes])
+            if was_idle and self.due:
+                self.connections.heads.keep(self.connections.buffer, nbytes, self.due.head)
+        due, self.due = self.due, None
+        if due:
+            self._begin(due, is_prompt=due.scope["path"] in self.connections.heads.paths)
+            due.keep_body()
+
+    def _is_known(self, nbytes: int) -> bool:
+        """Take in a whole request whose head was met before; False if it is anything else, for the parser."""
+        found = self.connections.heads.find(self.connections.buffer, nbytes)
+        if not found or found[1] + (found[0].length or 0) != nbytes:
+            return False
+        head, end = found
+        self.due = self.exchange = exchange = self._exchange(head)
+        exchange.body, exchange.received = self.connections.scratch[end:nbytes], nbytes - end
+        self._received(exchange)
+        return True
+
     def _feed(self, data: memoryview) -> None:
-        if self.is_idle:
-            self.is_idle = False
-            self.deadline = time.monotonic() + self.settings.head_timeout_s
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -158,9 +188,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             if not self.is_refusing:
                 raised = error.__context__ if isinstance(error.__context__, ServiceError) else None
                 self.refuse(raised or BadRequest("the request is not HTTP/1.1"))
-        exchange = self.exchange
-        if exchange and exchange.is_unheard:
-            self.pause_reading()  # the rest of its body goes where the application will say
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -190,35 +217,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """A request is there, but for its body: the application is called."""
         if self.parser.should_upgrade():
             raise BadRequest("protocol upgrades are not taken")
-        version = self.parser.get_http_version()
-        url = httptools.parse_url(self.url)
-        raw_path = url.path or b"/"
-        path = raw_path.decode("ascii")
-        scope: Scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": self.parser.get_method().decode("ascii"),
-            "scheme": self.scheme,
-            "server": self.server,
-            "client": self.peer,
-            "root_path": self.root_path,
-            "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode() + raw_path,
-            "query_string": url.query or b"",
-            "headers": self.headers,
-            "state": self.app_state.copy(),
-        }
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        is_chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
-        exchange = Exchange(
-            self,
-            scope,
-            None if is_chunked else int(lengths[0]) if lengths else 0,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            is_awaited=any(n == b"expect" and v.lower() == b"100-continue" for n, v in self.headers),
-        )
-        scope["farfield.exchange"] = exchange
+        head = read_head(self.parser, self.url, self.headers, self.root_path)
+        exchange = self._exchange(head)
         before, self.exchange = self.exchange, exchange
         if exchange.length != 0:
             now = time.monotonic()
@@ -229,10 +229,17 @@ class HttpConnection(asyncio.BufferedProtocol):
             if before is not None and not self.waiting:
                 self.waiting.append(before)
             self.waiting.append(exchange)
+            if len(self.waiting) > MOST_PIPELINED:
+                raise BadRequest(f"more than {MOST_PIPELINED} requests came before an answer")
             if len(self.waiting) > MAX_PIPELINED:
                 self.pause_reading()
         else:
-            self._begin(exchange)
+            self.due = exchange
+
+    def _exchange(self, head: Head) -> Exchange:
+        own = {"scheme": self.scheme, "server": self.server, "client": self.peer, "state": self.app_state.copy()}
+        is_next, self.connections.last = self.connections.last is self, self
+        return Exchange(self, head, own, is_next=is_next)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body that goes through the parser."""
@@ -242,10 +249,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._progress()
         if exchange.is_complete:  # it was answered without its body
             return
-        exchange.body += body
+        exchange.add(body)
         if len(exchange.body) > KEPT_BYTES:
             self.pause_reading()
-        exchange.event.set()
 
     def on_message_complete(self) -> None:
         """The request is there in full."""
@@ -265,7 +271,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     async def fill(self, target: memoryview) -> None:
         """Have the rest of the body received into `target`; see `Exchange.receive_into`."""
         self.target = target
-        self.filled = self.loop.create_future()
+        self.filled = Promise()
         try:
             await self.filled
         finally:
@@ -308,8 +314,14 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # -- answers
 
-    def _begin(self, exchange: Exchange) -> None:
-        task = self.loop.create_task(exchange.run(self.app))
+    def _begin(self, exchange: Exchange, *, is_prompt: bool) -> None:
+        running = exchange.run(self.app)
+        if is_prompt:
+            Prompt(running, self.loop, self._keep).step()
+        else:
+            self._keep(self.loop.create_task(running))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self.server_state.tasks.add(task)
         task.add_done_callback(self.server_state.tasks.discard)
 
@@ -330,7 +342,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self.waiting:
             self.waiting.popleft()
         if self.waiting:
-            self._begin(self.waiting[0])
+            self._begin(self.waiting[0], is_prompt=False)  # not one within the other
         elif exchange.is_received:
             self._rest()
         self.resume_reading()
@@ -386,7 +398,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self.transport.set_write_buffer_limits(high=0)  # so that `resume_writing` means that nothing is left
         await self.writable()
-        if not self.transport.is_closing():
+        if self.scheme == "https" and not self.transport.is_closing():
             self.transport.set_write_buffer_limits()
 
     # -- ends

@@ -27,7 +27,6 @@ Source: Goyal, Vin and Cheng, Start-time fair queueing, SIGCOMM 1996.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 import time
@@ -46,7 +45,9 @@ PACE_S = 0.01  # of a slice at its estimated pace, before any was seen
 
 
 class Queue:
-    """Fair among users; for one event loop and any number of workers that `get`.
+    """Fair among users; for one event loop and any number of workers that `take`.
+
+    Who takes sets `on_arrival`, which is called when a job, or a slice of one, waits anew.
 
     Every operation is O(log n) on average, but `drain`, `jobs`, `shares`, and a look at what runs in
     `expected_wait_s`.
@@ -81,7 +82,7 @@ class Queue:
         self._deadlines: Ranking[Job] = Ranking()
         self._running: dict[Job, float] = {}  # start of its slice
         self._numbers = itertools.count()
-        self.arrival = asyncio.Event()
+        self.on_arrival: Callable[[], None] = lambda: None
         self._virtual = self._last_tag = 0.0
         self._jobs = self._places = 0
         self._ahead_s = 0.0
@@ -91,6 +92,11 @@ class Queue:
 
     def __len__(self) -> int:
         return self._places
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job waits or runs, so that one more may."""
+        return self._jobs == 0
 
     @property
     def in_progress(self) -> int:
@@ -146,16 +152,13 @@ class Queue:
         if not user.batch.waiting:
             user.overtaken_s = 0.0
         self._line_up(user, job)
-
-    async def get(self) -> Job:
-        """The next job, or the next slice of one, that somebody still waits for."""
-        while (job := self.take()) is None:
-            self.arrival.clear()
-            await self.arrival.wait()
-        return job
+        self.on_arrival()
 
     def take(self) -> Job | None:
-        """What `get` gives, or None while nothing waits; `finish` or `requeue` must follow."""
+        """The next job, or the next slice of one, that somebody still waits for; None while nothing waits.
+
+        `finish` or `requeue` must follow.
+        """
         self.expire()
         while (user := self._turns.first()) is not None:
             line = user.next_line(self.slice_s)
@@ -205,6 +208,7 @@ class Queue:
             self._foresee(user, job, rest_s if rest_s > 0 else self.slice_s)
             self._line_up(user, job)
             self.expire()
+            self.on_arrival()
 
     def finish(self, job: Job, used_s: float) -> None:
         """The last slice of the job took so many device seconds; its slots and its future are the caller's."""
@@ -320,7 +324,6 @@ class Queue:
         if job.deadline is not None:
             self._deadlines.place(job, job.deadline)
         self._rank(user)
-        self.arrival.set()
 
     def _unwait(self, user: Share, job: Job) -> None:
         user.line(job).waiting.remove(job)

@@ -24,6 +24,7 @@ from .connections import Connections
 from .keys import KeysError, open_keys
 from .logs import configure
 from .protocol import HttpConnection, missing
+from .routes.compute import OPS
 from .settings import Settings
 
 LAST_WORDS_S = 2  # for answers that are being sent when `drain_s` is over
@@ -72,7 +73,7 @@ def serve(settings: Settings) -> int:
 def _protocol(settings: Settings) -> Any:
     """What uvicorn takes for its `http=`: our protocol, or its own where that lacks something that ours needs."""
     if settings.fast_bodies and not (lacking := missing()):
-        return functools.partial(HttpConnection, connections=Connections(settings))
+        return functools.partial(HttpConnection, connections=Connections(settings, OPS))
     why = f"this uvicorn or httptools lacks {lacking}" if settings.fast_bodies else "fast_bodies is off"
     log.warning("bodies are not received straight into shared memory, and heads have no time limit: %s", why)
     return "httptools"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,9 +70,8 @@ class State:
             raise Draining("this server is stopping")
         self.pool.check_workers()
 
-    @contextlib.contextmanager
-    def arrival_of(self, user: User, length: int) -> Iterator[None]:
-        """Count a body of a user as on its way in.
+    def expect(self, user: User, length: int) -> None:
+        """Count a body of a user as on its way in, until it `arrived`.
 
         Raises:
             QuotaExceeded: with it, bodies of this user would hold more than his part of the arena.
@@ -81,13 +79,13 @@ class State:
         others, limit = self.arriving[user.name], int(self.arena.size * ARRIVING)
         if user is not LOCAL and others and others + length > limit:
             raise QuotaExceeded(f"{others} bytes of this user's bodies are on their way already", limit=limit)
-        self.arriving[user.name] += length
-        try:
-            yield
-        finally:
-            self.arriving[user.name] -= length
-            if not self.arriving[user.name]:
-                del self.arriving[user.name]
+        self.arriving[user.name] = others + length
+
+    def arrived(self, user: User, length: int) -> None:
+        """A body that was expected is there, or will not come."""
+        self.arriving[user.name] -= length
+        if not self.arriving[user.name]:
+            del self.arriving[user.name]
 
     async def drain(self, grace_s: float) -> None:
         """Stop: be found not ready for a while, then refuse what comes and what waits, and let what runs end.

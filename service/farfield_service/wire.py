@@ -7,8 +7,10 @@ body was received into, and every size is checked with Python's unbounded intege
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -169,23 +171,46 @@ def encode_results(kind: str, arrays: Sequence[Array]) -> list[bytes | memoryvie
     if kind == MSGPACK:
         results = [{"dtype": a.dtype.name, "shape": a.shape, "data": a.tobytes()} for a in arrays]
         return [msgspec.msgpack.encode({"results": results})]
-    head = _results_head(*((array.dtype, array.shape) for array in arrays))
-    pieces: list[bytes | memoryview] = [head]
-    end = len(head)
-    for array in arrays:
-        pieces.append(bytes(_align(end) - end))
+    layout = results_layout(*((array.dtype, array.shape) for array in arrays))
+    pieces: list[bytes | memoryview] = []
+    for (_, between), array in zip(layout.between, arrays, strict=False):
+        pieces.append(between)
         if array.nbytes:
             pieces.append(array.reshape(-1).view(np.uint8).data)
-        end = _align(end) + array.nbytes
-    return pieces
+    return pieces or [layout.between[0][1]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A frame of results, but for their data.
+
+    Args:
+        between: what is not data, in order: where it begins, and its bytes. Data begin where the bytes end.
+        size: bytes of the whole frame.
+    """
+
+    between: tuple[tuple[int, bytes], ...]
+    size: int
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the data of each result begin."""
+        return [begin + len(piece) for begin, piece in self.between]
 
 
 @functools.lru_cache(maxsize=1024)
-def _results_head(*results: tuple[np.dtype[Any], tuple[int, ...]]) -> bytes:
-    """Prefix and header of a frame of such results."""
+def results_layout(*results: tuple[np.dtype[Any], tuple[int, ...]]) -> Layout:
+    """The frame of results of such types and shapes."""
     said = [{"dtype": dtype.name, "shape": shape} for dtype, shape in results]
     header = msgspec.msgpack.encode({"results": said})
-    return PREFIX.pack(MAGIC, len(header), 0, len(results)) + header
+    piece = PREFIX.pack(MAGIC, len(header), 0, len(results)) + header
+    between, begin = [], 0
+    for dtype, shape in results:
+        end = begin + len(piece)
+        start = _align(end)
+        between.append((begin, piece + bytes(start - end)))
+        begin, piece = start + math.prod(shape) * dtype.itemsize, b""
+    return Layout(tuple(between) or ((0, piece),), begin or len(piece))
 
 
 __all__ = [
@@ -196,4 +221,5 @@ __all__ = [
     "decode_msgpack",
     "encode_results",
     "frame_header_end",
+    "results_layout",
 ]

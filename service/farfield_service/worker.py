@@ -30,10 +30,10 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -184,23 +184,28 @@ class Desk:
         return answer | {"used_s": time.perf_counter() - begun}
 
     def _begin(self, message: dict[str, Any]) -> dict[str, Any]:
-        spec = _spec(message["spec"])
-        inputs = [_view(self.arena, *place) for place in message["inputs"]]
-        taken = len(inputs) - (len(RANGES) if message["ranges"] else 0)
+        spec, has_ranges, tensors, results, kind = _call(message["call"])
+        inputs = self._views(tensors, message["inputs"])
+        taken = len(inputs) - (len(RANGES) if has_ranges else 0)
         inputs, ranges = inputs[:taken], inputs[taken:] or None
-        kind = _kind(spec, inputs, ranges)
         if kind not in self.built and not message["is_built"]:
             self.to_build.append((copy_context(), message["job"], spec, inputs, ranges))
             return {"building": True}
         if len(self.built) == MAX_KINDS:
             self.built.clear()
         self.built.add(kind)
-        outputs = [_view(self.arena, *place) for place in message["outputs"]]
+        outputs = self._views(results, message["outputs"])
         parts = run_in_parts(spec, inputs, device=self.device, out=outputs, ranges=ranges, part_s=self.part_s)
         if self.spans and message["traceparent"]:
             parts = self.spans.follow(parts, message["traceparent"], message["request_id"])
         self.jobs[message["job"]] = parts
         return self._resume(message)
+
+    def _views(self, tensors: Sequence[Tensor], offsets: Sequence[int]) -> list[Array]:
+        return [
+            np.ndarray(shape, dtype, None if 0 in shape else self.arena, 0 if 0 in shape else offset)
+            for (dtype, shape), offset in zip(tensors, offsets, strict=True)
+        ]
 
     def start_builds(self) -> None:
         """Build what the last answer said is being built: word of it must not come before that answer."""
@@ -249,25 +254,21 @@ def _facts(device: str, number: int) -> dict[str, Any]:
     }
 
 
+Tensor: TypeAlias = tuple[np.dtype[Any], tuple[int, ...]]
+
+
 @functools.lru_cache(maxsize=MAX_KINDS)
-def _spec(packed: bytes) -> Spec:
-    """Kept, as most calls are made again."""
-    return Spec(**msgspec.msgpack.decode(packed))
+def _call(packed: bytes) -> tuple[Spec, bool, list[Tensor], list[Tensor], Hashable]:
+    """Spec, whether the last inputs are ranges, inputs, outputs, and kind; kept, as most calls are made again.
 
-
-def _kind(spec: Spec, inputs: list[Array], ranges: list[Array] | None) -> Hashable:
-    """What decides on the kernels of a call, roughly: sizes count by their order of magnitude.
-
-    Two calls of one kind with other kernels do no harm: the second compiles while others wait.
+    The kind decides on the kernels of a call, roughly: sizes count by their order of magnitude. Two calls of one
+    kind with other kernels do no harm: the second compiles while others wait.
     """
-    arrays = tuple((array.dtype.char, *(length.bit_length() for length in array.shape)) for array in inputs)
-    return spec, ranges is None, arrays
-
-
-def _view(arena: memoryview, dtype: str, shape: list[int], offset: int) -> Array:
-    if 0 in shape:
-        return np.empty(shape, numpy_dtype(dtype))
-    return np.ndarray(tuple(shape), numpy_dtype(dtype), buffer=arena, offset=offset)
+    words, has_ranges, *tensors = msgspec.msgpack.decode(packed)
+    spec = Spec(**words)
+    inputs, outputs = ([(numpy_dtype(dtype), tuple(shape)) for dtype, shape in place] for place in tensors)
+    arrays = tuple((dtype.char, *(length.bit_length() for length in shape)) for dtype, shape in inputs)
+    return spec, has_ranges, inputs, outputs, (spec, has_ranges, arrays)
 
 
 if __name__ == "__main__":

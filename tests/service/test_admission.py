@@ -8,7 +8,7 @@ import pytest
 
 from farfield_kernels.errors import DtypeError, FarfieldError, LimitError, ShapeError
 from farfield_kernels.operation import Spec, read
-from farfield_service.admission import check_body_headers, check_sizes, reserve
+from farfield_service.admission import Results, check_body_headers, check_sizes, reserve
 from farfield_service.arena import Arena
 from farfield_service.errors import ANSWERS
 from farfield_service.settings import Settings
@@ -99,8 +99,8 @@ def test_room_is_reserved_for_every_result_apart_and_aligned() -> None:
     arena = Arena(2**20)
     x, y, _ = gaussian_arrays(M=7, N=5)
     call = decode_msgpack(memoryview(msgpack_call(spec, [x, y])))
-    room = reserve(arena, operation, check_sizes(Settings(), operation, call), body_bytes=100)
-    assert (room.shapes, room.dtypes) == ([(7, 3), (7, 3)], ["float64", "int64"])
+    room = reserve(arena, Results.of(operation, check_sizes(Settings(), operation, call)), body_bytes=100)
+    assert (room.results.shapes, room.results.dtypes) == ([(7, 3), (7, 3)], ["float64", "int64"])
     assert all(offset % 64 == 0 for offset in room.offsets)
     assert room.offsets[1] >= room.offsets[0] + 7 * 3 * 8
     values, places = room.arrays()

@@ -25,7 +25,7 @@ async def heard(pieces: list[bytes]) -> list[str]:
     ours, theirs = socket.socketpair()
     order: list[str] = []
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as process, theirs:
-        program = Program(process, lambda message: order.append("built"), lambda: order.append("end"))
+        program = Program(process, ours, lambda message: order.append("built"), lambda: order.append("end"))
         await program.loop.create_connection(lambda: program, sock=ours)
 
         async def ask() -> None:
@@ -54,3 +54,33 @@ SENT = packed({"building": True}) + packed({"built": 1})
 def test_word_of_a_build_comes_after_the_answer_that_it_began(pieces: list[bytes]) -> None:
     """Else the job that was built would not be known yet, and would wait for ever; whatever the pieces."""
     assert asyncio.run(asyncio.wait_for(heard(pieces), WAIT_S)) == ["building", "built", "end"]
+
+
+async def listened(pieces: list[bytes]) -> list[str]:
+    """What is heard of a program without a turn of the loop, then with some, when its answer comes in `pieces`."""
+    ours, theirs = socket.socketpair()
+    order: list[str] = []
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process, theirs:
+        program = Program(process, ours, lambda message: None, lambda: None)
+        await program.loop.create_connection(lambda: program, sock=ours)
+        program.order({"op": "begin"}, 60.0, lambda said: order.append("answer"))
+        for piece in pieces:
+            theirs.sendall(piece)
+            program.listen(0.01)
+            order.append("listened")
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(program.kill)
+    return order
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([packed({"done": {}})], ["answer", "listened"]),
+        ([packed({"done": {}})[:3], packed({"done": {}})[3:]], ["listened", "answer", "listened"]),
+        ([b""], ["listened", "answer"]),  # that it has ended, when it has
+    ],
+)
+def test_an_answer_can_be_listened_for(pieces: list[bytes], expected: list[str]) -> None:
+    """It is taken in before `listen` returns, once; what is not there in time is not waited for."""
+    assert asyncio.run(asyncio.wait_for(listened(pieces), WAIT_S)) == expected

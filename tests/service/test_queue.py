@@ -559,25 +559,21 @@ def test_the_expected_wait_comes_true(loop: asyncio.AbstractEventLoop, workers: 
 # Consumers
 
 
-def test_all_consumers_are_fed_and_none_twice() -> None:
-    """Three await before anything is there; each gets one job, and a cancelled one loses none."""
-
-    async def scene() -> None:
-        queue = Queue(8, 8)
-        consumers = [asyncio.create_task(queue.get()) for _ in range(3)]
-        await asyncio.sleep(0)
-        consumers[0].cancel()
-        jobs = [Job({}, [], asyncio.get_running_loop().create_future(), "user", 1.0, GAUSSIAN) for _ in range(3)]
-        for job in jobs:
-            queue.put(job)
-        assert await asyncio.gather(*consumers[1:]) == jobs[:2]
-        assert await queue.get() is jobs[2]
-        idle = asyncio.create_task(queue.get())
-        await asyncio.sleep(0)
-        queue.put(jobs[0])
-        assert await idle is jobs[0]
-
-    asyncio.run(scene())
+def test_who_takes_is_told_of_every_job_and_slice_that_waits(scene: Scene) -> None:
+    """When it is put and when its slice has ended, and by then it can be taken; not when it is refused or done."""
+    queue = scene.queue
+    taken: list[Job | None] = []
+    queue.on_arrival = lambda: taken.append(queue.take())
+    job = scene.put("user", 1.0)
+    assert taken == [job]
+    queue.requeue(job, SLICE_S)
+    assert taken == [job, job]
+    job.done.cancel()
+    queue.requeue(job, SLICE_S)
+    queue.limit = 0
+    with pytest.raises(ServerBusy):
+        scene.put("user", 1.0)
+    assert taken == [job, job]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -19,10 +19,10 @@ from farfield_kernels.arguments import Sizes
 from farfield_kernels.errors import FarfieldError, FormulaError, error_classes
 from farfield_kernels.operation import Operation, Spec
 
-from ..admission import Admission, Forecast, Room, check_body_headers, check_sizes, read_deadline, reserve
+from ..admission import Admission, Forecast, Results, Room, check_body_headers, check_sizes, read_deadline, reserve
 from ..arena import Lease
 from ..errors import BadRequest, ClientLeft, InternalError, ReceiveTimeout
-from ..exchange import Exchange
+from ..exchange import JOINED_BYTES, Exchange
 from ..job import Job
 from ..logs import spec_hash
 from ..requests import Words, read_words
@@ -39,9 +39,9 @@ from ..wire import (
     frame_header_end,
 )
 
-COPIED_BYTES = 64 * 1024  # of an answer: less than waiting until it has left costs
 CACHED_HEAD_BYTES = 4096  # of a frame; longer ones are decoded each time
 CACHED_HEADS = 1024
+BRIEF_S = 2e-4  # of a worker, in which the server listens and does nothing else if nobody else asks it
 
 OPS = {"/v1/reduce": "reduce", "/v1/vjp": "vjp"}
 """Path -> what is computed there, as logs and metrics name it."""
@@ -96,9 +96,17 @@ class _Received:
         return spec_hash(self.spec)
 
     @functools.cached_property
-    def packed_spec(self) -> bytes:
-        """The spec as workers are told it."""
-        return msgspec.msgpack.encode(self.spec.changed())
+    def results(self) -> Results:
+        """What it will give."""
+        return Results.of(self.operation, self.sizes)
+
+    @functools.cached_property
+    def packed(self) -> bytes:
+        """What workers are told of it, but for where its arrays lie."""
+        spec, results = self.spec.changed(), self.results
+        inputs = [(tensor.dtype, tensor.shape) for tensor in self.call.arguments]
+        outputs = list(zip(results.dtypes, results.shapes, strict=True))
+        return msgspec.msgpack.encode((spec, self.call.words.ranges, inputs, outputs))
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,18 +121,24 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     leases: list[Lease] = []
     job: Job | None = None
     try:
-        with state.arrival_of(admission.user, length):
+        state.expect(admission.user, length)
+        try:
             leases.append(state.arena.lease(length))
             arriving = _Arriving(scope, admission, kind, leases[0], is_vjp=op == "vjp")
             received, forecast = await _receive(arriving, receive)
-            room = reserve(state.arena, received.operation, received.sizes, length)
+            room = reserve(state.arena, received.results, length)
             leases.append(room.lease)
+        finally:
+            state.arrived(admission.user, length)
         waiting = admission.job(received.spec, _message(received, leases[0], room, scope), leases, forecast)
         timing = {"recv": (time.perf_counter() - started) * 1e3}
         state.check()  # the server may have begun to stop while the body came, or its queue have grown
         admission.check_room(forecast)
         state.queue.put(waiting)
         job = waiting
+        exchange = scope.get("farfield.exchange")
+        if exchange and exchange.is_next and job.home and forecast.seconds < BRIEF_S:
+            job.home.listen(BRIEF_S)
         reply = await _computed(job, state, scope)
         timing |= {"queue": job.queued_s * 1e3, "handoff": job.handoff_s * 1e3}
         timing |= {name.removesuffix("_ms"): value for name, value in reply.items()}
@@ -169,10 +183,10 @@ async def _computed(job: Job, state: State, scope: Scope) -> dict[str, float]:
 async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exchange: Exchange | None) -> None:
     """Send results; when this returns, their memory has been read.
 
-    Small answers, and all where no `Exchange` tells when they have left, are sent as one copy.
+    An `Exchange` copies small answers, and tells when the others have left; where there is none, all are copied.
     """
-    pieces = encode_results(kind, room.arrays())
-    length = sum(len(piece) for piece in pieces)
+    body = room.frame() if kind == FRAME else encode_results(kind, room.arrays())[0]
+    length = len(body)
     header = ", ".join(f"{name};dur={value:.3f}" for name, value in timing.items())
     headers = [
         (b"content-type", kind.encode()),
@@ -180,17 +194,13 @@ async def _send(send: Send, kind: str, room: Room, timing: dict[str, float], exc
         (b"server-timing", header.encode()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    is_copied = exchange is None or length <= COPIED_BYTES
-    if is_copied:
-        pieces = [b"".join(pieces)]
-    last = len(pieces) - 1
+    if exchange is None:
+        body = bytes(body)
     try:
-        for place, piece in enumerate(pieces):
-            await send({"type": "http.response.body", "body": piece, "more_body": place < last})
-        await asyncio.sleep(0)  # an event loop may write at the end of its turn, and not before what follows
+        await send({"type": "http.response.body", "body": body})
         _let_the_peer_go_on()
     finally:
-        if exchange and not is_copied:
+        if exchange and length > JOINED_BYTES:
             await exchange.flush()
 
 
@@ -205,10 +215,10 @@ async def _receive(arriving: _Arriving, receive: Receive) -> tuple[_Received, Fo
         await _stream_into(arriving, Request(arriving.scope, receive))
     else:
         while arriving.kind == FRAME and arriving.received is None and arriving.filled < arriving.body.size:
-            message = await exchange.receive()
-            if message["type"] == "http.disconnect":
+            count = await exchange.receive_some(arriving.rest)
+            if not count:
                 break
-            await arriving.take(message["body"])
+            await arriving.came(count)
         await exchange.receive_into(arriving.rest)
         arriving.filled = arriving.body.size
     return await arriving.checked()
@@ -237,7 +247,11 @@ class _Arriving:
         if self.filled + len(chunk) > self.body.size:
             raise BadRequest(f"the body is longer than its Content-Length of {self.body.size}")
         self.rest[: len(chunk)] = chunk
-        self.filled += len(chunk)
+        await self.came(len(chunk))
+
+    async def came(self, count: int) -> None:
+        """The next bytes are in the slot."""
+        self.filled += count
         if self.received is None and self.kind == FRAME and self.filled >= PREFIX.size:
             end = frame_header_end(self.body.view[: PREFIX.size])
             if self.filled >= end:
@@ -302,13 +316,9 @@ def _message(received: _Received, body: Lease, room: Room, scope: Scope) -> dict
         "job": next(_NUMBERS),
         "request_id": scope["farfield.request_id"],
         "traceparent": scope.get("farfield.traceparent"),
-        "spec": received.packed_spec,
-        "ranges": received.call.words.ranges,
-        "inputs": [
-            [tensor.dtype, tensor.shape, body.offset + start]
-            for tensor, (start, _) in zip(received.call.arguments, received.call.spans, strict=True)
-        ],
-        "outputs": [list(place) for place in zip(room.dtypes, room.shapes, room.offsets, strict=True)],
+        "call": received.packed,
+        "inputs": [body.offset + start for start, _ in received.call.spans],
+        "outputs": room.offsets,
     }
 
 
