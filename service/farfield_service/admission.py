@@ -113,7 +113,7 @@ class Admission:
             DeadlineExceeded: it would take longer than its caller waits.
         """
         state, settings = self.state, self.state.settings
-        state.pool.check(spec)
+        state.pool.check(self.user.name, spec)
         prediction = await self._predicted(spec, sizes)
         memory_bytes = state.pool.facts.get("memory_bytes")
         if memory_bytes is not None and prediction.device_bytes > memory_bytes:

@@ -67,8 +67,8 @@ class Job:
 
     @property
     def queued_s(self) -> float:
-        """Seconds that it waited for its start."""
-        return 0.0 if self.started_at is None else self.started_at - self.queued_at
+        """Seconds that it waited for its start, while its kernels were not built."""
+        return 0.0 if self.started_at is None else self.started_at - self.queued_at - self.build_s
 
     @property
     def is_free(self) -> bool:

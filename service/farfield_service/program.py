@@ -22,6 +22,7 @@ from .settings import Settings
 
 LENGTH = struct.Struct("<I")
 RECEIVED_BYTES = 65_536  # by one system call
+BUILDERS = 2  # calls whose kernels a program builds at a time
 
 
 class Gone(Exception):
@@ -91,6 +92,7 @@ class Program(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         words = {
             "arena_bytes": arena.size,
+            "builders": BUILDERS,
             "device": settings.device,
             "log_format": settings.log_format,
             "log_level": settings.log_level,
@@ -144,7 +146,7 @@ class Program(asyncio.Protocol):
 
     def _take(self, message: dict[str, Any]) -> None:
         if "built" in message:
-            # Not at once: who was just answered that it is being built has to go on first.
+            # Not at once: who is answered by the same bytes, or listens for them, goes on first.
             self.loop.call_soon(self.on_built, message)
         else:
             self.questions.popleft().settle(message)
