@@ -13,7 +13,7 @@ import numpy as np
 from farfield_kernels.arguments import Sizes, check_arguments, numpy_dtype, result_bytes, result_shapes
 from farfield_kernels.errors import LimitError
 from farfield_kernels.expr import Array
-from farfield_kernels.operation import Operation, Spec
+from farfield_kernels.operation import Operation, Outline, Spec
 from farfield_kernels.predict import Prediction, predict
 from farfield_kernels.ranges import NAMES as RANGES
 
@@ -26,6 +26,7 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .job import Job
+from .planner import is_brief
 from .prompt import Promise
 from .settings import Settings
 from .wire import FRAME, MSGPACK, Call, Layout, results_layout
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from .keys import User
     from .state import State
 
-MAX_PREDICTIONS = 4096  # kept
 MAX_DEADLINE_MS = 86_400_000
 REFUSED_FACTOR = 3  # by which a prediction has to exceed the limit: it may be wrong by about that
 CAUTION = 1.25  # times the expected wait that has to fit before a deadline, as results that are late are in vain
@@ -133,15 +133,17 @@ class Admission:
         return forecast
 
     async def _predicted(self, spec: Spec, sizes: Sizes) -> Prediction:
-        """The work of a request; a new one is planned in a thread, as that may take a second."""
+        """The work of a request; a new one is planned elsewhere, as that may take a second."""
         known, what = self.state.predictions, (spec, sizes)
-        found = known.get(what)
+        found = known.find(what)
         if found is None:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self.state.planner, predict, spec, sizes, self.state.pool.device)
-            if len(known) == MAX_PREDICTIONS:
-                known.clear()
-            known[what] = found
+            state, device = self.state, self.state.pool.device
+            if is_brief(spec):
+                loop = asyncio.get_running_loop()
+                found = await loop.run_in_executor(state.brief, predict, spec, sizes, device)
+            else:
+                found = await state.planner.predict(self.user.name, spec, sizes, device, self.deadline)
+            known.keep(what, found)
         return found
 
     def check_deadline(self) -> None:
@@ -217,7 +219,7 @@ class Results:
     layout: Layout
 
     @classmethod
-    def of(cls, operation: Operation, sizes: Sizes) -> Results:
+    def of(cls, operation: Operation | Outline, sizes: Sizes) -> Results:
         """Those of a call."""
         dtypes, shapes = [slot.dtype(sizes.dtype) for slot in operation.results], result_shapes(operation, sizes)
         return cls(dtypes, shapes, results_layout(*zip(map(numpy_dtype, dtypes), shapes, strict=True)))
@@ -251,7 +253,7 @@ class Room:
         ]
 
 
-def check_sizes(settings: Settings, operation: Operation, call: Call) -> Sizes:
+def check_sizes(settings: Settings, operation: Operation | Outline, call: Call) -> Sizes:
     """Check the arguments against the variables and the limits, from their headers alone.
 
     Raises:

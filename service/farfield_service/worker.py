@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     """Serve until the socket closes. Arguments: socket fd, arena fd, and the start message's length as JSON."""
     start = msgspec.json.decode(arguments[2])
     configure(start["log_format"], start["log_level"])
-    _die_with(start["parent"])
+    die_with(start["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     arena = memoryview(mmap.mmap(int(arguments[1]), start["arena_bytes"]))
     if start["memory_bytes"]:
@@ -235,7 +235,7 @@ class Desk:
             self.connection.send({"built": message["job"], "used_s": time.perf_counter() - begun})
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask Linux to kill this program when its parent dies, however that happens."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
