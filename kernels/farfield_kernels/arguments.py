@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import ArgumentError, DtypeError, LimitError, ShapeError
 from .expr import Axis
-from .operation import DTYPES, INDEX_DTYPE, STORED, Operation, Slot, Vjp
+from .operation import DTYPES, INDEX_DTYPE, STORED, Operation, Outline, Reduce, Slot
 
 MAX_BATCH_AXES = 16
 MAX_BATCH = 2**22  # elements; each takes an entry in a table, whatever its size
@@ -45,7 +45,9 @@ class Sizes:
         return math.prod(self.batch) * self.M * self.N
 
 
-def check_arguments(operation: Operation, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Sizes:
+def check_arguments(
+    operation: Operation | Outline, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]
+) -> Sizes:
     """Check the arrays of a call against its variables, all of them, before anything is computed.
 
     Args:
@@ -131,9 +133,9 @@ def _batch_axes(
     return batch
 
 
-def result_shapes(operation: Operation, sizes: Sizes) -> list[tuple[int, ...]]:
+def result_shapes(operation: Operation | Outline, sizes: Sizes) -> list[tuple[int, ...]]:
     """Shape of each result array: a gradient has its argument's, everything else all batch axes."""
-    if isinstance(operation, Vjp):
+    if not isinstance(operation, Reduce) and operation.wrt is not None:
         return [
             slot.shape(sizes.M, sizes.N, sizes.batches[place])
             for place, slot in zip(operation.wrt, operation.results, strict=True)
@@ -141,7 +143,7 @@ def result_shapes(operation: Operation, sizes: Sizes) -> list[tuple[int, ...]]:
     return [slot.shape(sizes.M, sizes.N, sizes.batch) for slot in operation.results]
 
 
-def result_bytes(operation: Operation, sizes: Sizes) -> list[int]:
+def result_bytes(operation: Operation | Outline, sizes: Sizes) -> list[int]:
     """Bytes of each result array."""
     return [
         math.prod(shape) * numpy_dtype(slot.dtype(sizes.dtype)).itemsize

@@ -294,6 +294,26 @@ class Vjp:
 Operation = Reduce | Vjp
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a call takes and gives, without what it computes.
+
+    Args:
+        arguments, results: of the operation.
+        wrt: of a gradient, the arguments whose shapes its results have; None of a reduction.
+    """
+
+    arguments: tuple[Slot, ...]
+    results: tuple[Slot, ...]
+    wrt: tuple[int, ...] | None
+
+
+def outline(operation: Operation) -> Outline:
+    """That of an operation."""
+    wrt = operation.wrt if isinstance(operation, Vjp) else None
+    return Outline(operation.arguments, operation.results, wrt)
+
+
 @functools.lru_cache(maxsize=1024)
 def read(spec: Spec) -> Operation:
     """Check the words of a call and build its operation. Cached: the same spec is read once.

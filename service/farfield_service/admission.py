@@ -16,13 +16,14 @@ from farfield_kernels.arguments import Sizes, check_arguments, numpy_dtype, resu
 from farfield_kernels.divide import Division, divide
 from farfield_kernels.errors import InsufficientMemory, LimitError
 from farfield_kernels.expr import Array
-from farfield_kernels.operation import Operation, Spec
+from farfield_kernels.operation import Operation, Outline, Spec
 from farfield_kernels.predict import Prediction, predict
 from farfield_kernels.ranges import NAMES as RANGES
 
 from .arena import ALIGNMENT, Arena, Lease
 from .errors import BadRequest, DeadlineExceeded, LengthRequired, UnsupportedMediaType
 from .job import Job
+from .planner import is_brief
 from .portions import Divided
 from .prompt import Promise
 from .settings import Settings
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from .keys import User
     from .state import State
 
-MAX_PREDICTIONS = 4096  # kept
 MAX_DEADLINE_MS = 86_400_000
 REFUSED_FACTOR = 3  # by which a prediction has to exceed the limit: it may be wrong by about that
 CAUTION = 1.25  # times the expected wait that has to fit before a deadline, as results that are late are in vain
@@ -115,7 +115,7 @@ class Admission:
             DeadlineExceeded: it would take longer than its caller waits.
         """
         state, settings = self.state, self.state.settings
-        state.pool.check(spec)
+        state.pool.check(self.user.name, spec)
         prediction = await self._predicted(spec, sizes)
         memory_bytes = state.pool.facts.get("memory_bytes")
         if memory_bytes is not None and prediction.device_bytes > memory_bytes:
@@ -131,7 +131,7 @@ class Admission:
                 limit=int(settings.job_timeout_s),
             )
         forecast = Forecast(kind, prediction, estimate_s, estimate_s / (1 if is_known else REFUSED_FACTOR))
-        if estimate_s >= settings.divide_s and (workers := state.pool.ready) > 1:
+        if estimate_s >= settings.divide_s and (workers := state.pool.ready) > 1 and is_brief(spec):
             forecast = await self._divided(forecast, spec, sizes, workers)
         self.check_room(forecast)
         return forecast
@@ -139,19 +139,21 @@ class Admission:
     async def _divided(self, forecast: Forecast, spec: Spec, sizes: Sizes, workers: int) -> Forecast:
         """The same, shared by several workers if it can be cut; kernels are looked at in a thread."""
         loop, device = asyncio.get_running_loop(), self.state.pool.device
-        division = await loop.run_in_executor(self.state.planner, divide, spec, sizes, workers, device)
+        division = await loop.run_in_executor(self.state.brief, divide, spec, sizes, workers, device)
         return replace(forecast, division=division, workers=workers) if division else forecast
 
     async def _predicted(self, spec: Spec, sizes: Sizes) -> Prediction:
-        """The work of a request; a new one is planned in a thread, as that may take a second."""
+        """The work of a request; a new one is planned elsewhere, as that may take a second."""
         known, what = self.state.predictions, (spec, sizes)
-        found = known.get(what)
+        found = known.find(what)
         if found is None:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self.state.planner, predict, spec, sizes, self.state.pool.device)
-            if len(known) == MAX_PREDICTIONS:
-                known.clear()
-            known[what] = found
+            state, device = self.state, self.state.pool.device
+            if is_brief(spec):
+                loop = asyncio.get_running_loop()
+                found = await loop.run_in_executor(state.brief, predict, spec, sizes, device)
+            else:
+                found = await state.planner.predict(self.user.name, spec, sizes, device, self.deadline)
+            known.keep(what, found)
         return found
 
     def check_deadline(self) -> None:
@@ -237,7 +239,7 @@ class Results:
     layout: Layout
 
     @classmethod
-    def of(cls, operation: Operation, sizes: Sizes) -> Results:
+    def of(cls, operation: Operation | Outline, sizes: Sizes) -> Results:
         """Those of a call."""
         dtypes, shapes = [slot.dtype(sizes.dtype) for slot in operation.results], result_shapes(operation, sizes)
         return cls(dtypes, shapes, results_layout(*zip(map(numpy_dtype, dtypes), shapes, strict=True)))
@@ -271,7 +273,7 @@ class Room:
         ]
 
 
-def check_sizes(settings: Settings, operation: Operation, call: Call) -> Sizes:
+def check_sizes(settings: Settings, operation: Operation | Outline, call: Call) -> Sizes:
     """Check the arguments against the variables and the limits, from their headers alone.
 
     Raises:

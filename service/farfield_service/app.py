@@ -77,7 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             app.state.farfield.is_draining = True
             await pool.end()
-            app.state.farfield.planner.shutdown(wait=False, cancel_futures=True)
+            await app.state.farfield.planner.end()
+            app.state.farfield.brief.shutdown(wait=False, cancel_futures=True)
             warming.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await warming

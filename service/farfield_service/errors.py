@@ -26,8 +26,9 @@ FarfieldError (of the compiler)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from farfield_kernels.errors import FarfieldError
+from farfield_kernels.errors import FarfieldError, FormulaError, error_classes
 
 
 class ServiceError(FarfieldError):
@@ -225,6 +226,19 @@ def problem(error: FarfieldError, request_id: str) -> dict[str, object]:
     """The body of an error answer: code, message, and what is known of field, place and limit."""
     details = {name: value for name, value in error.details().items() if value is not None}
     return {"code": error.code, "message": error.message, **details, "request_id": request_id}
+
+
+def rebuilt(error: dict[str, Any]) -> FarfieldError:
+    """The error that another program met, as its own class."""
+    kind = error_classes().get(error["code"], InternalError)
+    if issubclass(kind, FormulaError):
+        return kind(
+            error["message"],
+            text=error.get("text") or "",
+            position=error.get("position"),
+            field=error.get("field"),
+        )
+    return kind(error["message"], field=error.get("field"), limit=error.get("limit"))
 
 
 def retry_after(error: FarfieldError) -> dict[str, str]:

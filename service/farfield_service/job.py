@@ -57,7 +57,6 @@ class Job:
     progress: float = field(default=0.0, init=False)  # the fraction that is done
 
     portions: Sequence[Job] = field(default=(), init=False)  # that have taken its place (see portions.py)
-    kernels: Hashable = field(default=None, init=False)  # of a portion: what others wait for, too
 
     is_divided: ClassVar[bool] = False  # whether portions take its place when its turn has come
 
@@ -65,6 +64,11 @@ class Job:
     def request(self) -> Job:
         """What is answered."""
         return self
+
+    @property
+    def kernels(self) -> Hashable:
+        """The same for jobs whose kernels are."""
+        return self.spec
 
     @property
     def is_last(self) -> bool:
@@ -95,8 +99,8 @@ class Job:
 
     @property
     def queued_s(self) -> float:
-        """Seconds that it waited for its start."""
-        return 0.0 if self.started_at is None else self.started_at - self.queued_at
+        """Seconds that it waited for its start, while its kernels were not built."""
+        return 0.0 if self.started_at is None else self.started_at - self.queued_at - self.build_s
 
     @property
     def is_free(self) -> bool:

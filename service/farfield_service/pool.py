@@ -2,8 +2,9 @@
 
 A worker is a program of its own, started fresh: it dies alone, and CUDA is never forked. Control messages are
 msgpack over a Unix socket, data lie in the arena. A worker that dies is replaced, and its job is replayed once,
-which is safe as a job is a pure function of its arguments. What killed two workers in a row is not run again for a
-while.
+which is safe as a job is a pure function of its arguments. What killed two workers in a row is not run again for
+the same user for a while. A worker is given as many builds at a time as it has builders; one that does not end
+costs it its life.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections import OrderedDict, deque
 from typing import Any
@@ -23,19 +25,21 @@ from .arena import Arena
 from .errors import DeadlineExceeded, JobTimeout, NoWorker, Quarantined, ServiceError, WorkerDied
 from .job import Job
 from .metrics import Metrics
-from .program import Gone, Program, Said
+from .program import BUILDERS, Gone, Program, Said
 from .queue import Queue
 from .settings import Settings
 
 MAX_ATTEMPTS = 2
-RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row that did not succeed
+RESTART_PAUSE_S = (0.0, 0.5, 1.0, 2.0, 5.0)  # before the n-th start in a row of which nobody had anything
+PROVEN_S = 5.0  # of life, or else an answer, after which a start was of use
+BUILD_SLACK = 4  # compiler's timeouts that a build may take: a wait for another program's, and several kernels
 PING_S = 5.0  # of idleness, after which a worker is asked whether it is there; and for its answer
 SLACK = 4  # parts that a worker may need to notice that time is up, before it is killed
 END_S = 2.0  # for a worker that computes nothing to end by itself
 EXPIRE_S = 0.1  # between looks at the deadlines of jobs that wait
 DEADLY = 2  # workers that die in a row under one spec
 QUARANTINE_S = 600.0
-REMEMBERED = 1024  # specs under which workers died
+REMEMBERED = 1024  # computations of users under which workers died
 
 log = logging.getLogger("farfield.pool")
 
@@ -46,10 +50,9 @@ class Pool:
     def __init__(self, settings: Settings, arena: Arena, queue: Queue, metrics: Metrics) -> None:
         self.settings, self.arena, self.queue, self.metrics = settings, arena, queue, metrics
         self.lanes = [Lane(self, number) for number in range(settings.workers)]
-        self.deaths: OrderedDict[Spec, tuple[int, float]] = OrderedDict()
+        self.deaths: OrderedDict[tuple[str, Spec], tuple[int, float]] = OrderedDict()
         self.tasks: list[asyncio.Task[None]] = []
         queue.on_arrival, queue.begin_alone = self.feed, self.begin_alone
-        self.parked: list[Job] = []  # portions taken by a worker that was building their kernels
 
     @property
     def is_ready(self) -> bool:
@@ -88,7 +91,7 @@ class Pool:
 
     @property
     def quarantined(self) -> int:
-        """Specs that are not run for a while."""
+        """Computations of users that are not run for a while."""
         since = time.monotonic() - QUARANTINE_S
         return sum(deaths >= DEADLY and at > since for deaths, at in self.deaths.values())
 
@@ -137,21 +140,25 @@ class Pool:
                 await task
         await asyncio.gather(*(lane.end(patience_s) for lane in self.lanes))
 
-    def check(self, spec: Spec) -> None:
+    def check(self, user: str, spec: Spec) -> None:
         """Pass if a request would be computed, now or when a worker is up.
 
         Raises:
-            NoWorker: no worker program starts. Quarantined: workers die of it.
+            NoWorker: no worker program starts. Quarantined: workers die of it when this user asks.
         """
         self.check_workers()
-        deaths, since = self.deaths.get(spec, (0, 0.0))
-        if deaths >= DEADLY:
-            left_s = since + QUARANTINE_S - time.monotonic()
-            if left_s > 0:
-                raise Quarantined(
-                    f"{deaths} workers died in a row under this computation: it is not run for {left_s:.0f} s"
-                )
-            del self.deaths[spec]
+        if refusal := self.quarantine(user, spec):
+            raise refusal
+
+    def quarantine(self, user: str, spec: Spec) -> Quarantined | None:
+        """Why a computation of a user is not run for a while, if it is not."""
+        deaths, since = self.deaths.get((user, spec), (0, 0.0))
+        left_s = since + QUARANTINE_S - time.monotonic()
+        if deaths < DEADLY or left_s <= 0:
+            return None
+        return Quarantined(
+            f"{deaths} workers died in a row under this computation: it is not run for {left_s:.0f} s"
+        )
 
     def check_workers(self) -> None:
         """Pass if a worker is up or starting.
@@ -170,23 +177,17 @@ class Pool:
             for job in self.queue.drain():
                 fail(job, error)
 
-    def unpark(self) -> None:
-        """A worker builds kernels no more: portions that wait for some are in the queue again."""
-        parked, self.parked = self.parked, []
-        for job in parked:
-            self.queue.requeue(job, 0.0)
-
-    def died(self, spec: Spec) -> None:
-        """A worker died under a spec."""
-        deaths = self.deaths.pop(spec, (0, 0.0))[0] + 1
-        self.deaths[spec] = (deaths, time.monotonic())
+    def died(self, job: Job) -> None:
+        """A worker died under a job."""
+        deaths = self.deaths.pop((job.user, job.spec), (0, 0.0))[0] + 1
+        self.deaths[job.user, job.spec] = (deaths, time.monotonic())
         if len(self.deaths) > REMEMBERED:
             self.deaths.popitem(last=False)
 
-    def survived(self, spec: Spec) -> None:
-        """A worker did not die under a spec."""
+    def survived(self, job: Job) -> None:
+        """A worker did not die under a job."""
         if self.deaths:
-            self.deaths.pop(spec, None)
+            self.deaths.pop((job.user, job.spec), None)
 
 
 class Lane:
@@ -197,10 +198,11 @@ class Lane:
         self.program: Program | None = None
         self.restarts = 0
         self.failed_starts = 0
+        self.up_since = math.inf  # if it has not answered a request
         self.failure: str | None = None
         self.job: Job | None = None
         self.own: deque[Job] = deque()  # jobs that this worker has begun and another lane was given
-        self.building: dict[int, Job] = {}
+        self.building: dict[int, tuple[Job, asyncio.TimerHandle]] = {}
         self.absence = asyncio.Event()  # of a worker: one is to be started
         self.is_ending = False
 
@@ -233,8 +235,10 @@ class Lane:
 
         A job that another worker has begun is handed to that one.
         """
+        if self.queue.builds:
+            self._build()
         while self.job is None and self.program is not None and self.program.is_alive:
-            job = self.own.popleft() if self.own else self.queue.take() or self._unparked()
+            job = self.own.popleft() if self.own else self.queue.take()
             if job is None:
                 return
             home = self
@@ -245,11 +249,33 @@ class Lane:
             elif home is not self:
                 home.own.append(job)
                 home.feed()
-            elif job.home is None and job.kernels and self._builds_for(job):
-                self.pool.parked.append(job)
-                self.pool.feed()
             else:
                 self.begin(job)
+
+    def _build(self) -> None:
+        """Give the worker what its builders have room for."""
+        while self.program is not None and self.program.is_alive and len(self.building) < BUILDERS:
+            job = self.queue.take_build(self.program)
+            if job is None:
+                return
+            if job.attempts == 0 and (refusal := self.pool.quarantine(job.user, job.spec)):
+                self.queue.abandon(job, refusal)
+                self.queue.built(job, 0.0)
+                continue
+            limit_s = BUILD_SLACK * self.program.facts["compile_timeout_s"]
+            timer = self.program.loop.call_later(limit_s, self._built_too_long, job, limit_s)
+            self.building[job.message["job"]] = job, timer
+            self.program.tell(job.message | {"op": "build"})
+
+    def _built_too_long(self, job: Job, limit_s: float) -> None:
+        """What others wait for is begun anew, and no fault of theirs."""
+        del self.building[job.message["job"]]
+        building, self.building = self.building, {}
+        self._lost(f"a build took longer than {limit_s:g} s")
+        for other, timer in building.values():
+            timer.cancel()
+            self.queue.built(other, 0.0)
+        self._died_under_build(job)
 
     async def _start(self) -> None:
         while self.program is None or not self.program.is_alive:
@@ -260,7 +286,7 @@ class Lane:
                 self.program = await Program.start(
                     self.settings, self.pool.arena, self.number, self._built, self.absence.set
                 )
-                self.failed_starts, self.failure = 0, None
+                self.failure, self.up_since = None, time.monotonic()
                 log.info("worker %d is up: %s", self.program.process.pid, self.program.facts)
             except (Gone, TimeoutError, OSError) as error:
                 self.failed_starts += 1
@@ -276,30 +302,30 @@ class Lane:
         self.program = None
         self.absence.set()
         self.restarts += 1
+        self.failed_starts = 0 if time.monotonic() - self.up_since > PROVEN_S else self.failed_starts + 1
         building, self.building = self.building, {}
-        self.pool.unpark()
-        for job in building.values():
-            self._died_under(job, 0.0)
+        for job, timer in building.values():
+            timer.cancel()
+            self._died_under_build(job)
+
+    def _died_under_build(self, job: Job) -> None:
+        """The worker died while it built the kernels of a job: it is built again once, and so is what waited."""
+        self.pool.died(job)
+        job.attempts += 1
+        if job.attempts == MAX_ATTEMPTS:
+            self.queue.abandon(
+                job, WorkerDied(f"the worker died {MAX_ATTEMPTS} times while it built this request")
+            )
+        self.queue.built(job, 0.0)
 
     def _died_under(self, job: Job, used_s: float) -> None:
-        """The worker died while it computed or compiled a job, which is replayed once."""
-        self.pool.died(job.spec)
+        """The worker died while it computed a job, which is replayed once."""
+        self.pool.died(job)
         job.attempts += 1
         if job.attempts < MAX_ATTEMPTS:
             self.queue.requeue(job, used_s)
         else:
             self._end(job, used_s, WorkerDied(f"the worker died {MAX_ATTEMPTS} times under this request"))
-
-    def _builds_for(self, job: Job) -> bool:
-        """Whether the worker is building the kernels of a portion already: it takes no more that wait for them."""
-        return any(other.kernels == job.kernels for other in self.building.values())
-
-    def _unparked(self) -> Job | None:
-        """A portion that another worker left."""
-        found = next((job for job in self.pool.parked if not self._builds_for(job)), None)
-        if found:
-            self.pool.parked.remove(found)
-        return found
 
     async def watch(self) -> None:
         """Ask an idle worker now and then whether it is there."""
@@ -340,7 +366,8 @@ class Lane:
             self._lost(f"a request ran longer than {limit_s:g} s")
             self._end(job, elapsed_s, JobTimeout(f"the request ran longer than this server's {limit_s:g} s"))
         else:
-            self._lost("it died while a request ran")
+            if self.program is not None and not self.program.is_alive:
+                self._lost("it died while a request ran")
             self._died_under(job, elapsed_s)
 
     def _replied(self, job: Job, reply: dict[str, Any], elapsed_s: float) -> None:
@@ -350,11 +377,12 @@ class Lane:
         is_answered = is_over and not is_next_waiting and answer(job, reply)
         self.pool.metrics.observe_use(job.user, used_s)
         if "building" in reply:
-            self.building[job.message["job"]] = job
+            self.queue.postpone(job, used_s)
             self.feed()
             return
+        self.up_since = -math.inf
         self.queue.observe(job, elapsed_s)
-        self.pool.survived(job.spec)
+        self.pool.survived(job)
         if is_over:
             self.queue.finish(job, used_s, is_answered=is_answered)
             self.feed()
@@ -379,12 +407,12 @@ class Lane:
         job.release()
 
     def _built(self, message: dict[str, Any]) -> None:
-        job = self.building.pop(message["built"], None)
-        if job:
+        job, timer = self.building.pop(message["built"], (None, None))
+        if job and timer:
+            timer.cancel()
             self.pool.metrics.build_seconds.observe(message["used_s"])
             job.is_building, job.build_s = True, job.build_s + message["used_s"]
-            self.queue.requeue(job, message["used_s"])
-            self.pool.unpark()
+            self.queue.built(job, message["used_s"])
 
     def _end(self, job: Job, used_s: float, error: ServiceError) -> None:
         self.queue.finish(job, used_s)

@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,14 +47,21 @@ class Portion(Job):
 
     Args:
         whole: the request.
+        piece: which of it.
     """
 
     whole: Divided = field(kw_only=True)
+    piece: Piece = field(kw_only=True)
 
     @property
     def request(self) -> Job:
         """What is answered."""
         return self.whole
+
+    @property
+    def kernels(self) -> Hashable:
+        """See `Job`."""
+        return self.piece.spec
 
     @property
     def is_interactive(self) -> bool:
@@ -152,8 +160,8 @@ class Divided(Job):
                 deadline=self.deadline,
                 least_s=piece.share * self.least_s,
                 whole=self,
+                piece=piece,
             )
-            portion.kernels = (self, piece.spec)
             portion.queued_at, portion.started_at = self.queued_at, self.started_at
             portion.done.add_done_callback(functools.partial(self._answered, portion))
             portions.append(portion)

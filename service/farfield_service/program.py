@@ -22,6 +22,7 @@ from .settings import Settings
 
 LENGTH = struct.Struct("<I")
 RECEIVED_BYTES = 65_536  # by one system call
+BUILDERS = 2  # calls whose kernels a program builds at a time
 
 
 class Gone(Exception):
@@ -83,14 +84,10 @@ class Program(asyncio.Protocol):
         on_built: Callable[[dict[str, Any]], None],
         on_end: Callable[[], None],
     ) -> Program:
-        """Start the program and wait until it says what it is.
-
-        Raises:
-            Gone: it ended before. TimeoutError: it took too long.
-        """
-        ours, theirs = socket.socketpair()
+        """Start a worker, as `launch` does."""
         words = {
             "arena_bytes": arena.size,
+            "builders": BUILDERS,
             "device": settings.device,
             "device_memory_bytes": settings.device_memory_bytes,
             "log_format": settings.log_format,
@@ -100,16 +97,40 @@ class Program(asyncio.Protocol):
             "parent": os.getpid(),
             "part_s": settings.part_s,
         }
-        command = [sys.executable, "-m", "farfield_service.worker", str(theirs.fileno()), str(arena.fd)]
+        return await cls.launch("worker", [arena.fd], words, settings.worker_start_timeout_s, on_built, on_end)
+
+    @classmethod
+    async def launch(
+        cls,
+        module: str,
+        shared: list[int],
+        words: dict[str, Any],
+        timeout_s: float,
+        on_built: Callable[[dict[str, Any]], None],
+        on_end: Callable[[], None],
+    ) -> Program:
+        """Start a program and wait until it says what it is.
+
+        Args:
+            module: of this package.
+            shared: files that it inherits.
+            words: that it is started with.
+            timeout_s: seconds until it has to say so.
+            on_built, on_end: see the class.
+
+        Raises:
+            Gone: it ended before. TimeoutError: it took too long.
+        """
+        ours, theirs = socket.socketpair()
+        files = [theirs.fileno(), *shared]
+        command = [sys.executable, "-m", f"{__package__}.{module}", *map(str, files)]
         command.append(msgspec.json.encode(words).decode())
         with theirs:
-            process = subprocess.Popen(
-                command, pass_fds=(theirs.fileno(), arena.fd), stdin=subprocess.DEVNULL, start_new_session=True
-            )
+            process = subprocess.Popen(command, pass_fds=files, stdin=subprocess.DEVNULL, start_new_session=True)
         program = cls(process, ours, on_built, on_end)
         try:
             await program.loop.create_connection(lambda: program, sock=ours)
-            program.facts = await program._hear(settings.worker_start_timeout_s)
+            program.facts = await program._hear(timeout_s)
             if "error" in program.facts:
                 raise Gone(program.facts["error"])
         except BaseException:
@@ -145,7 +166,7 @@ class Program(asyncio.Protocol):
 
     def _take(self, message: dict[str, Any]) -> None:
         if "built" in message:
-            # Not at once: who was just answered that it is being built has to go on first.
+            # Not at once: who is answered by the same bytes, or listens for them, goes on first.
             self.loop.call_soon(self.on_built, message)
         else:
             self.questions.popleft().settle(message)

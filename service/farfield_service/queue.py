@@ -20,8 +20,9 @@ Jobs of one user and class start in the order in which they came, and a started 
 That order is vain where clients leave before they are served: all get the worker when they are about to go. While
 a user's do, and they set no deadline that could be kept instead, what comes goes before what waits.
 
-A job holds a place from `put` until it starts first. One that is divided is replaced by its portions then, all of
-which count as started.
+A job holds a place from `put` until it starts first. One whose kernels are missing has not started: it waits on,
+with its place and its deadline, and builders are given to users in the same order. One that is divided is replaced
+by its portions when its turn has come, all of which count as started.
 
 Source: Goyal, Vin and Cheng, Start-time fair queueing, SIGCOMM 1996.
 """
@@ -33,8 +34,10 @@ import math
 import time
 from collections.abc import Callable
 
+from .builds import Builds
 from .errors import ClientLeft, DeadlineExceeded, QuotaExceeded, ServerBusy, ServiceError
 from .job import INTERACTIVE_S, Job
+from .program import Program
 from .ranking import Ranking
 from .share import OVERTAKING, Share
 
@@ -84,6 +87,7 @@ class Queue:
         self._turns: Ranking[Share] = Ranking()  # users with jobs that wait
         self._deadlines: Ranking[Job] = Ranking()
         self._running: dict[Job, float] = {}  # start of its slice
+        self.builds = Builds()
         self._numbers = itertools.count()
         self.on_arrival: Callable[[], None] = lambda: None
         self.begin_alone: Callable[[Job], bool] = lambda job: False
@@ -228,6 +232,54 @@ class Queue:
             self.expire()
             self.on_arrival()
 
+    def postpone(self, job: Job, used_s: float) -> None:
+        """A job that was taken has to wait until its kernels are built; so much time went into finding out."""
+        user = self._charge(job, used_s)
+        if job.is_cancelled or job.done.done():
+            self._forget(user, job)
+            job.release()
+            return
+        if job.request is job:  # portions have started for good
+            job.started_at = None
+            user.places += 1
+            self._places += 1
+        self._foresee(user, job, job.estimate_s)
+        if job.deadline is not None:
+            self._deadlines.place(job, job.deadline)
+        self.builds.add(job)
+        self.expire()
+        self.on_arrival()
+
+    def take_build(self, program: Program) -> Job | None:
+        """The next job whose kernels a worker is to build, and that somebody still waits for; `built` must follow.
+
+        It is looked for among all, as what follows takes so much longer.
+        """
+        self.expire()
+        while (job := self.builds.first(program, self._build_order)) is not None:
+            if job.done.done():
+                self.cancel(job)
+                continue
+            self.builds.begin(job, program)
+            job.charged_s = self.slice_s
+            self._users[job.user].tag += job.charged_s / job.weight
+            return job
+        return None
+
+    def built(self, job: Job, used_s: float) -> None:
+        """The kernels of a job are there or cannot be, after so many seconds: all who waited for them go on."""
+        for other in self.builds.end(job):
+            other.home = None  # any worker may go on with it
+            self._line_up(self._users[other.user], other)
+        user = self._charge(job, used_s)
+        if job.is_cancelled or job.done.done():
+            self._withdraw(job)
+            job.release()
+        else:
+            self._line_up(user, job)
+        self.expire()
+        self.on_arrival()
+
     def finish(self, job: Job, used_s: float, *, is_answered: bool = False) -> None:
         """The last slice of the job took so many device seconds; its slots and its future are the caller's.
 
@@ -240,7 +292,7 @@ class Queue:
         self._forget(user, job)
 
     def cancel(self, job: Job) -> None:
-        """Nobody wants the job any more: one that waits leaves and is released, one that runs is marked.
+        """Nobody wants the job any more: one that waits leaves and is released, another is marked.
 
         Its future is the caller's.
         """
@@ -266,14 +318,14 @@ class Queue:
             assert job.deadline is not None
             if job.deadline > self.now():
                 return
-            self._withdraw(job)
+            self._deadlines.remove(job)
+            self.cancel(job)
             if not job.done.done():
                 job.done.set_exception(DeadlineExceeded("the deadline passed while the request was waiting"))
-            job.release()
 
     def drain(self) -> list[Job]:
         """All jobs that wait, taken out of the queue, in order of arrival."""
-        jobs = [job for job in self.jobs() if job not in self._running]
+        jobs = [job for job in self.jobs() if job not in self._running and not self.builds.is_under_way(job)]
         for job in jobs:
             self._withdraw(job)
         return jobs
@@ -282,7 +334,7 @@ class Queue:
         """All jobs that wait or run, in order of arrival."""
         lines = [line for user in self._users.values() for line in (user.interactive, user.batch)]
         waiting = [job for line in lines for job in line.waiting]
-        return sorted([*waiting, *self._running], key=lambda job: job.number)
+        return sorted([*waiting, *self.builds.jobs(), *self._running], key=lambda job: job.number)
 
     def shares(self) -> dict[str, float]:
         """Device seconds by user, halved every day; users with nothing left of that are forgotten."""
@@ -333,6 +385,10 @@ class Queue:
         else:
             self._turns.remove(user)
 
+    def _build_order(self, job: Job) -> tuple[float, float, int]:
+        user = self._users[job.user]
+        return user.tag, user.use, job.number
+
     def _is_late(self, job: Job) -> bool:
         if job.deadline is None or self._jobs - len(self._running) == 1:  # nobody loses by a job that waits alone
             return False
@@ -340,7 +396,7 @@ class Queue:
 
     def _is_waiting(self, job: Job) -> bool:
         user = self._users.get(job.user)
-        return user is not None and job in user.line(job).waiting
+        return user is not None and (job in user.line(job).waiting or job in self.builds)
 
     def _line_up(self, user: Share, job: Job) -> None:
         if user not in self._turns:
@@ -352,6 +408,7 @@ class Queue:
 
     def _unwait(self, user: Share, job: Job) -> None:
         user.line(job).waiting.remove(job)
+        self.builds.remove(job)
         self._deadlines.remove(job)
         if job.started_at is None:
             user.places -= 1
@@ -378,7 +435,7 @@ class Queue:
 
     def _charge(self, job: Job, used_s: float) -> Share:
         user = self._users[job.user]
-        del self._running[job]
+        self._running.pop(job, None)
         user.tag += (used_s - job.charged_s) / job.weight
         user.add_use(used_s, self.now())
         job.spent_s += used_s

@@ -56,7 +56,12 @@ def read_words(words: Words, *, is_vjp: bool) -> Operation:
         FormulaError, ArgumentError: see `farfield_kernels.operation.read`.
         BadRequest: derivatives asked of /v1/reduce, or none asked of /v1/vjp.
     """
+    check_route(words, is_vjp=is_vjp)
+    return read(words.spec())
+
+
+def check_route(words: Words, *, is_vjp: bool) -> None:
+    """Pass if they were sent to the right route; `BadRequest` as above."""
     if is_vjp != bool(words.wrt):
         route = "/v1/vjp needs wrt" if is_vjp else "/v1/reduce takes no wrt: use /v1/vjp"
         raise BadRequest(route, field="wrt")
-    return read(words.spec())

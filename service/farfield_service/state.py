@@ -18,11 +18,14 @@ from .errors import Draining, QuotaExceeded
 from .gpu_metrics import watch_gpus
 from .keys import LOCAL, User
 from .metrics import Metrics
+from .planner import Planner
 from .pool import Pool
 from .queue import Queue
+from .recent import Recent
 from .settings import Settings
 
 ARRIVING = 0.5  # of the arena that the bodies of one user may hold while they come; a single one may be larger
+MAX_PREDICTIONS, MAX_HEADS = 4096, 1024  # kept
 DRAIN_LOOK_S = 0.02
 
 
@@ -39,11 +42,13 @@ class State:
     is_draining: bool = False
     rates: Rates = field(default_factory=Rates)
     arriving: Counter[str] = field(default_factory=Counter)  # bytes of bodies on their way in, by user
-    planner: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # of predictions
-    predictions: dict[tuple[Spec, Sizes], Prediction] = field(default_factory=dict)
-    heads: dict[Hashable, Any] = field(default_factory=dict)  # of frames, accepted: kept by the routes
+    planner: Planner = field(init=False)
+    brief: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # predicts short formulas
+    predictions: Recent[tuple[Spec, Sizes], Prediction] = field(default_factory=lambda: Recent(MAX_PREDICTIONS))
+    heads: Recent[Hashable, Any] = field(default_factory=lambda: Recent(MAX_HEADS))  # of frames, accepted
 
     def __post_init__(self) -> None:
+        self.planner = Planner(self.settings)
         watch = self.metrics.watch
         watch("farfield_queue_jobs", "Requests waiting for a worker", lambda: len(self.queue))
         watch("farfield_running_jobs", "Requests that a worker computes", lambda: self.pool.running)

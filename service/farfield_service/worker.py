@@ -2,16 +2,16 @@
 
 It reads control messages from a Unix socket and finds arrays in the arena at the offsets they name. A long job is
 computed part by part: after each the pool says whether to go on with it, and may have others computed in between.
-Kernels that were not met before are compiled in a thread, so that nobody waits for another's compiler. It ends
-when the socket is closed or its parent dies.
+Kernels that were not met before are compiled when the pool says so, in a thread, so that nobody waits for
+another's compiler. It ends when the socket is closed or its parent dies.
 
 | message | answer |
 |---|---|
-| `begin` a job | `building`; or as to `resume` |
+| `begin` a job | `building`: its kernels are missing, and it was not begun; or as to `resume` |
+| `build` the kernels of a job | `built`, when they are there or cannot be, whatever is said between |
 | `resume` a job | `done` with its timing, `part` with the fraction that is done, or `error` |
 | `drop` a job | none |
 | `ping` | `pong` |
-| | `built`: the kernels of a job that was `building` are there, or cannot be |
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context, copy_context
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 
 from farfield_kernels.arguments import numpy_dtype
-from farfield_kernels.build import find_compiler, import_cupy, loaded_count
+from farfield_kernels.build import compile_timeout_s, find_compiler, import_cupy, loaded_count
 from farfield_kernels.cuda_device import current_cuda, use_cuda
 from farfield_kernels.cuda_errors import device_errors
 from farfield_kernels.engine import Outcome, prepare, resolve_device, run_in_parts
@@ -58,7 +57,6 @@ LENGTH = struct.Struct("<I")
 MAX_LOADED = 4000  # kernels after which the program ends: each takes five memory maps for good, of 65530 allowed
 MAX_KINDS = 4096  # of calls whose kernels are known to be built
 RECEIVED_BYTES = 65_536  # by one system call
-BUILDERS = 2  # kernels that are compiled at a time
 
 log = logging.getLogger("farfield.worker")
 
@@ -67,7 +65,7 @@ def main(arguments: list[str]) -> int:
     """Serve until the socket closes. Arguments: socket fd, arena fd, and the start message's length as JSON."""
     start = msgspec.json.decode(arguments[2])
     configure(start["log_format"], start["log_level"])
-    _die_with(start["parent"])
+    die_with(start["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     arena = memoryview(mmap.mmap(int(arguments[1]), start["arena_bytes"]))
     if start["memory_bytes"]:
@@ -85,9 +83,11 @@ def main(arguments: list[str]) -> int:
         connection.send({"error": error.message})
         return 1
     connection.send(facts)
-    with ThreadPoolExecutor(BUILDERS, initializer=_take_device, initargs=(device, start["number"])) as builders:
-        started = threading.Barrier(BUILDERS + 1)
-        for _ in range(BUILDERS):  # now, so that a worker has all its threads from the start
+    with ThreadPoolExecutor(
+        start["builders"], initializer=_take_device, initargs=(device, start["number"])
+    ) as builders:
+        started = threading.Barrier(start["builders"] + 1)
+        for _ in range(start["builders"]):  # now, so that a worker has all its threads from the start
             builders.submit(started.wait)
         started.wait()
         desk = Desk(arena, device, connection, builders, start["part_s"])
@@ -95,7 +95,6 @@ def main(arguments: list[str]) -> int:
             reply = desk.answer(message)
             if reply is not None:
                 connection.send(reply)
-            desk.start_builds()
             if loaded_count() > MAX_LOADED and not desk.jobs:
                 break  # the pool starts a fresh one
     return 0
@@ -151,7 +150,6 @@ class Desk:
         self.spans = open_tracing()
         self.jobs: dict[int, Generator[float, None, Outcome]] = {}
         self.built: set[Hashable] = set()
-        self.to_build: list[tuple[Context, int, Spec, list[Array], list[Array], list[Array] | None]] = []
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Do what a message says."""
@@ -159,6 +157,9 @@ class Desk:
         match message["op"]:
             case "begin":
                 return self._guarded(message, self._begin)
+            case "build":
+                self.builders.submit(self._build, message)
+                return None
             case "resume":
                 return self._guarded(message, self._resume)
             case "drop":
@@ -193,34 +194,37 @@ class Desk:
         return answer | {"used_s": time.perf_counter() - begun}
 
     def _begin(self, message: dict[str, Any]) -> dict[str, Any]:
-        spec, has_ranges, tensors, results, kind = _call(message["call"])
-        inputs = self._views(tensors, message["inputs"])
-        taken = len(inputs) - (len(RANGES) if has_ranges else 0)
-        inputs, ranges = inputs[:taken], inputs[taken:] or None
+        spec, _, _, results, kind = _call(message["call"])
+        if kind not in self.built:
+            if not message["is_built"]:
+                return {"building": True}
+            self._know(kind)
+        inputs, ranges = self._inputs(message)
         outputs = self._views(results, message["outputs"])
-        if kind not in self.built and not message["is_built"]:
-            self.to_build.append((copy_context(), message["job"], spec, inputs, outputs, ranges))
-            return {"building": True}
-        if len(self.built) == MAX_KINDS:
-            self.built.clear()
-        self.built.add(kind)
         parts = run_in_parts(spec, inputs, device=self.device, out=outputs, ranges=ranges, part_s=self.part_s)
         if self.spans and message["traceparent"]:
             parts = self.spans.follow(parts, message["traceparent"], message["request_id"])
         self.jobs[message["job"]] = parts
         return self._resume(message)
 
+    def _inputs(self, message: dict[str, Any]) -> tuple[list[Array], list[Array] | None]:
+        """Arguments, and ranges if there are any."""
+        _, has_ranges, tensors, _, _ = _call(message["call"])
+        inputs = self._views(tensors, message["inputs"])
+        taken = len(inputs) - (len(RANGES) if has_ranges else 0)
+        return inputs[:taken], inputs[taken:] or None
+
+    def _know(self, kind: Hashable) -> None:
+        """Its kernels are built, or their failure is known."""
+        if len(self.built) >= MAX_KINDS:
+            self.built.clear()
+        self.built.add(kind)
+
     def _views(self, tensors: Sequence[Tensor], offsets: Sequence[int]) -> list[Array]:
         return [
             np.ndarray(shape, dtype, None if 0 in shape else self.arena, 0 if 0 in shape else offset)
             for (dtype, shape), offset in zip(tensors, offsets, strict=True)
         ]
-
-    def start_builds(self) -> None:
-        """Build what the last answer said is being built: word of it must not come before that answer."""
-        for context, job, spec, inputs, outputs, ranges in self.to_build:
-            self.builders.submit(context.run, self._build, job, spec, inputs, outputs, ranges)
-        self.to_build.clear()
 
     def _resume(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -229,17 +233,21 @@ class Desk:
             del self.jobs[message["job"]]
             return {"done": vars(end.value.timing)}
 
-    def _build(
-        self, job: int, spec: Spec, inputs: list[Array], outputs: list[Array], ranges: list[Array] | None
-    ) -> None:
+    def _build(self, message: dict[str, Any]) -> None:
+        """In a thread: the pool keeps the arrays where they are until it hears of the end."""
         begun = time.perf_counter()
+        current_request.set(message["request_id"])
+        spec, _, _, results, kind = _call(message["call"])
         with contextlib.suppress(Exception):  # the job will meet the same, and say so
+            inputs, ranges = self._inputs(message)
+            outputs = self._views(results, message["outputs"])
             prepare(spec, inputs, device=self.device, out=outputs, ranges=ranges)
+        self._know(kind)
         with contextlib.suppress(OSError):
-            self.connection.send({"built": job, "used_s": time.perf_counter() - begun})
+            self.connection.send({"built": message["job"], "used_s": time.perf_counter() - begun})
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask Linux to kill this program when its parent dies, however that happens."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
@@ -256,14 +264,13 @@ def _take_device(device: str, number: int) -> None:
 
 def _facts(device: Device, number: int) -> dict[str, Any]:
     """What this worker is."""
+    common = {"device": device, "number": number, "compile_timeout_s": compile_timeout_s()}
     if device == "cuda":
         cupy = import_cupy()
         properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
         name, memory = properties["name"].decode(), current_cuda().memory.limit_bytes
-        return {"device": device, "number": number, "name": name, "memory_bytes": memory}
-    return {
-        "device": device,
-        "number": number,
+        return common | {"name": name, "memory_bytes": memory}
+    return common | {
         "name": platform.processor() or platform.machine(),
         "threads": thread_count(),
         "compiler": find_compiler(),

@@ -1,8 +1,9 @@
 """Sockets that keep a server waiting; a program: `python -m faults.slowloris HOST PORT SOCKETS SECONDS`.
 
 As many of them send a head byte by byte, a line of one that never ends, a head behind a whole request, a body, and
-nothing. One that is closed is opened anew until the seconds are over; then the program waits until all are closed. It
-prints a line when all are open, and at its end, as JSON, how many there were of each kind and how long the last one lived.
+nothing. One that is closed is opened anew until the seconds are over; then the program waits until all are closed.
+It prints a line when all are open, and at its end, as JSON, how many there were of each kind and how long the last
+one lived.
 """
 
 from __future__ import annotations

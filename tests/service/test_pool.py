@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +18,13 @@ import pytest
 from farfield.errors import DeadlineError, LimitError, QuarantinedError, ServerError
 from farfield.wire import FRAME
 from farfield_kernels.operation import Spec
+from farfield_service.arena import ALIGNMENT, Arena
+from farfield_service.errors import Quarantined
+from farfield_service.job import Job
+from farfield_service.metrics import Metrics
+from farfield_service.pool import Pool
+from farfield_service.queue import Queue
+from farfield_service.settings import Settings
 from serving import (
     GAUSSIAN,
     WAIT_S,
@@ -34,6 +43,13 @@ LONG_ROWS = 50_000  # on so many rows and columns two cores are busy for a secon
 OTHER = Spec("Square(x+y)/2", ("x = Vi(1)", "y = Vj(1)"))
 DEADLINE = b"\r\nX-Farfield-Deadline-Ms: 400\r\n\r\n"
 ENDLESS_ROWS = 500_000  # and on so many for minutes
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """For futures alone."""
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        yield loop
 
 
 def check_health(server: Server) -> None:
@@ -204,6 +220,110 @@ def test_a_long_compilation_does_not_hold_up_others(tmp_path: Path) -> None:
             timing = re.search(rb"compile;dur=([0-9.]+)", answer)
             assert timing is not None
             assert float(timing[1]) > 2500
+
+
+def slow_compiler(folder: Path) -> dict[str, str]:
+    """Settings by which each compilation takes a second more, and nothing was compiled before."""
+    compiler = folder / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || sleep 1\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    return {"FARFIELD_CACHE_DIR": str(folder / "cache"), "FARFIELD_CXX": str(compiler)}
+
+
+def cold(number: int) -> bytes:
+    """A request for a formula that nothing else asks for."""
+    spec = Spec(f"Square(x+y)/2+IntCst({number})", ("x = Vi(1)", "y = Vj(1)"))
+    return frame(spec, [np.ones((3, 1)), np.ones((4, 1))])
+
+
+def test_who_waits_for_a_compiler_is_bounded_and_answered_in_time(tmp_path: Path) -> None:
+    """More than may wait are refused; a deadline is kept; what nobody waits for any more is not compiled."""
+    flags = ("--max-queue-per-user", "6")
+    with serving(tmp_path, *flags, **slow_compiler(tmp_path)) as server, contextlib.ExitStack() as stack:
+        clients = []
+        for number in range(6):
+            clients.append(stack.enter_context(server.socket()))
+            clients[-1].sendall(post_head(len(cold(number))) + cold(number))
+        wait_for(lambda: server.info()["waiting"] == 6, "six that wait")
+        refused = server.request("POST", "/v1/reduce", cold(6), {"Content-Type": FRAME})
+        assert refused.status == 429, refused
+        for client in clients[2:]:
+            client.close()
+        wait_for(lambda: server.info()["waiting"] == 2, "two that wait")
+        started = time.monotonic()
+        late = server.request(
+            "POST", "/v1/reduce", cold(7), {"Content-Type": FRAME, "X-Farfield-Deadline-Ms": "300"}
+        )
+        assert (late.status, time.monotonic() - started < 0.9) == (504, True)
+        for client in clients[:2]:
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        wait_for(server.is_idle_and_empty, "an empty arena")
+        built = re.search(
+            r"^farfield_build_seconds_count (.*)$", server.request("GET", "/metrics").body.decode(), re.M
+        )
+        assert built is not None
+        assert float(built[1]) == 2
+
+
+def test_a_build_that_does_not_end_costs_the_worker(tmp_path: Path) -> None:
+    """A few of the compiler's own timeouts after its begin; others are computed by a new worker."""
+    settings = slow_compiler(tmp_path) | {"FARFIELD_COMPILE_TIMEOUT_S": "1"}
+    with serving(tmp_path, **settings) as server, server.socket() as client:
+        worker = server.worker_pid()
+        client.sendall(post_head(len(cold(0))) + cold(0))
+        wait_for(lambda: server.info()["waiting"] == 1, "a build")
+        wait_for(lambda: children(worker), "a compiler")
+        os.kill(worker, signal.SIGSTOP)
+        wait_for(lambda: server.info()["worker_restarts"] == 1, "another worker")
+        assert "a build took longer than 4 s" in server.log.read_text()
+        assert client.recv(65_536).startswith((b"HTTP/1.1 200", b"HTTP/1.1 422"))  # the compiler has a second
+
+
+def test_a_worker_that_dies_as_soon_as_it_is_up_is_started_ever_more_rarely(tmp_path: Path) -> None:
+    """However often it came up: in eight seconds five times at most."""
+    with serving(tmp_path) as server:
+        until = time.monotonic() + 8
+        killed = 0
+        while time.monotonic() < until:
+            if server.info()["is_ready"]:
+                server.kill_worker()
+                killed += 1
+                wait_for(lambda n=killed: server.info()["worker_restarts"] == n, "notice of its death")
+            time.sleep(0.01)
+        assert 2 <= killed <= 5
+        check_health(server)
+
+
+def test_a_server_with_one_of_two_workers_is_ready(tmp_path: Path) -> None:
+    """Readiness is lost with the last one alone."""
+    with serving(tmp_path, "--workers", "2") as server:
+        wait_for(lambda: server.info()["workers"] == 2, "two workers")
+        server.kill_worker()
+        wait_for(lambda: server.info()["workers"] == 1, "the end of one")
+        assert server.request("GET", "/readyz").status == 200
+        check_health(server)
+        wait_for(lambda: server.info()["workers"] == 2, "two workers again")
+
+
+def test_a_quarantine_is_of_the_user_who_caused_it(loop: asyncio.AbstractEventLoop) -> None:
+    """Others go on with the same formula; what did not die meanwhile ends the row."""
+    arena = Arena(ALIGNMENT)
+    pool = Pool(Settings(), arena, Queue(9, 9), Metrics())
+
+    def job(user: str) -> Job:
+        return Job({}, [], loop.create_future(), user, 0.1, GAUSSIAN)
+
+    pool.died(job("hog"))
+    pool.survived(job("hog"))
+    pool.died(job("hog"))
+    pool.check("hog", GAUSSIAN)
+    pool.died(job("hog"))
+    with pytest.raises(Quarantined):
+        pool.check("hog", GAUSSIAN)
+    pool.check("light", GAUSSIAN)
+    pool.check("hog", OTHER)
+    assert pool.quarantined == 1
+    arena.close()
 
 
 def test_several_workers_share_the_work(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ SENT = packed({"building": True}) + packed({"built": 1})
 @pytest.mark.parametrize(
     "pieces", [[SENT], [SENT[:2], SENT[2:9], SENT[9:]], [SENT[k : k + 1] for k in range(len(SENT))]]
 )
-def test_word_of_a_build_comes_after_the_answer_that_it_began(pieces: list[bytes]) -> None:
-    """Else the job that was built would not be known yet, and would wait for ever; whatever the pieces."""
+def test_word_of_a_build_comes_after_the_answer_before_it(pieces: list[bytes]) -> None:
+    """Who was answered goes on first, whatever the pieces in which both came."""
     assert asyncio.run(asyncio.wait_for(heard(pieces), WAIT_S)) == ["building", "built", "end"]
 
 

@@ -10,11 +10,13 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from farfield_kernels.operation import Spec
 from farfield_service.arena import ALIGNMENT, Arena
-from farfield_service.errors import DeadlineExceeded, QuotaExceeded, ServerBusy
+from farfield_service.errors import ClientLeft, DeadlineExceeded, QuotaExceeded, ServerBusy
 from farfield_service.job import INTERACTIVE_S, Job
 from farfield_service.queue import NEGLIGIBLE_S, RETRY_S, Queue
 from farfield_service.ranking import Ranking
@@ -373,11 +375,12 @@ def test_a_job_cancelled_while_it_runs_is_charged_and_not_queued_again(scene: Sc
     assert scene.queue.shares() == pytest.approx({"user": 0.2})
 
 
-@dataclass
+@dataclass(eq=False)
 class Home:
     """In a worker's place: it keeps what it is told to forget."""
 
     forgotten: list[int] = field(default_factory=list)
+    is_alive: bool = True
 
     def forget(self, job: int) -> None:
         """Keep the job's number."""
@@ -554,6 +557,123 @@ def test_the_expected_wait_comes_true(loop: asyncio.AbstractEventLoop, workers: 
     job = scene.put("user1", 1.0)
     scene.run(100.0)
     assert expected_s == pytest.approx(job.queued_s, rel=1 / 3)
+
+
+# Builds
+
+
+WORKER: Any = Home()
+
+
+def in_need(scene: Scene, user: str, formula: str, worker: Any = WORKER, **known: float) -> Job:
+    """A job that was taken, and whose kernels that worker turned out to miss."""
+    job = scene.job(user, 0.01, **known)  # type: ignore[arg-type]
+    job.message["job"], job.home = 1, worker
+    job.spec = Spec(formula, ("x = Vi(3)", "y = Vj(3)"))
+    scene.queue.put(job)
+    assert scene.queue.take() is job
+    scene.queue.postpone(job, 0.0)
+    return job
+
+
+def test_who_waits_for_a_build_has_a_place(scene: Scene) -> None:
+    """It counts for the user's quota and for the limit until the job itself starts."""
+    queue = scene.queue
+    queue.user_limit = 2
+    first = in_need(scene, "user", "x+y")
+    in_need(scene, "user", "x*y")
+    assert (len(queue), queue.in_progress) == (2, 0)
+    with pytest.raises(QuotaExceeded):
+        scene.put("user", 1.0)
+    assert queue.take_build(WORKER) is first
+    with pytest.raises(QuotaExceeded):
+        scene.put("user", 1.0)
+    assert queue.take() is None
+    queue.built(first, 1.0)
+    assert queue.take() is first
+    assert (len(queue), queue.in_progress) == (1, 1)
+    queue.limit = 1
+    with pytest.raises(ServerBusy):
+        scene.put("other", 1.0)
+
+
+def test_builds_are_given_to_users_in_turn(scene: Scene) -> None:
+    """One user's builds come before those that another asked for earlier, once that one had as many."""
+    jobs = [in_need(scene, "hog", f"x+y+{n}") for n in range(4)]
+    light = in_need(scene, "light", "x*y")
+    assert scene.queue.take_build(WORKER) is jobs[0]
+    assert scene.queue.take_build(WORKER) is light
+    scene.queue.built(jobs[0], 1.0)
+    scene.queue.built(light, 0.5)
+    while job := scene.queue.take():
+        scene.queue.finish(job, 0.01)
+    other = in_need(scene, "light", "x-y")
+    assert scene.queue.take_build(WORKER) is other
+
+
+def test_jobs_of_a_spec_wait_for_one_build(scene: Scene) -> None:
+    """Then all of them can start; another spec's job is built beside them."""
+    queue = scene.queue
+    same = [in_need(scene, user, "x+y") for user in "abc"]
+    other = in_need(scene, "a", "x*y")
+    begun = queue.take_build(WORKER)
+    assert begun is same[0]
+    assert queue.take_build(WORKER) is other
+    assert queue.take_build(WORKER) is None
+    queue.built(begun, 0.5)
+    taken = {queue.take(), queue.take(), queue.take()}
+    assert taken == set(same)
+    assert queue.take() is None
+
+
+def test_a_worker_builds_what_it_misses_itself(scene: Scene) -> None:
+    """Each its own, at the same time, and what a dead one was to build; then any may compute what waited."""
+    queue, dead = scene.queue, Home(is_alive=False)
+    others: list[Any] = [Home(), dead]
+    jobs = [in_need(scene, "user", "x+y", worker) for worker in (WORKER, WORKER, *others)]
+    for worker, job in ((WORKER, jobs[0]), (others[0], jobs[2])):
+        assert queue.take_build(worker) is job
+    assert queue.take_build(WORKER) is None
+    queue.built(jobs[0], 0.5)
+    assert {queue.take(), queue.take()} == {jobs[0], jobs[1]}
+    assert (jobs[0].home, jobs[1].home) == (WORKER, None)
+    assert queue.take_build(WORKER) is jobs[3]
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("end", ["deadline", "left", "cancelled"])
+def test_who_waits_for_a_build_can_leave(scene: Scene, arena: Arena, end: str, is_begun: bool) -> None:
+    """He is answered at once; a build that has begun keeps his slots until it ends, another is never begun."""
+    queue = scene.queue
+    job = in_need(scene, "user", "x+y", deadline=1.0)
+    job.leases.append(arena.lease(100))
+    if is_begun:
+        assert queue.take_build(WORKER) is job
+    scene.time = 1.0 if end == "deadline" else 0.5
+    if end == "left":
+        queue.abandon(job, ClientLeft("gone"))
+    elif end == "cancelled":
+        job.done.cancel()
+        queue.cancel(job)
+    else:
+        queue.expire()
+        assert isinstance(job.done.exception(), DeadlineExceeded)
+    assert job.done.done()
+    assert (arena.used > 0, len(queue)) == (is_begun, int(is_begun))
+    assert queue.take_build(WORKER) is None
+    if is_begun:
+        queue.built(job, 0.5)
+    assert (arena.used, len(queue), queue.is_empty) == (0, 0, True)
+    assert queue.take() is None
+
+
+def test_draining_takes_what_waits_for_a_build(scene: Scene) -> None:
+    """But for what is being built, whose slots are in use."""
+    begun, waiting = in_need(scene, "user", "x+y"), in_need(scene, "user", "x*y")
+    assert scene.queue.take_build(WORKER) is begun
+    assert scene.queue.jobs() == [begun, waiting]
+    assert scene.queue.drain() == [waiting]
+    assert scene.queue.take_build(WORKER) is None
 
 
 # Consumers

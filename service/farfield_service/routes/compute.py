@@ -16,17 +16,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from farfield_kernels.arguments import Sizes
-from farfield_kernels.errors import FarfieldError, FormulaError, error_classes
-from farfield_kernels.operation import Operation, Spec
+from farfield_kernels.operation import Operation, Outline, Spec
 
 from ..admission import Admission, Forecast, Results, Room, check_body_headers, check_sizes, read_deadline, reserve
 from ..arena import Lease
-from ..errors import BadRequest, ClientLeft, InternalError, ReceiveTimeout
+from ..errors import BadRequest, ClientLeft, ReceiveTimeout, rebuilt
 from ..exchange import JOINED_BYTES, Exchange
 from ..job import Job
 from ..logs import spec_hash
-from ..requests import Words, read_words
-from ..settings import Settings
+from ..planner import is_brief
+from ..requests import Words, check_route, read_words
 from ..state import State
 from ..wire import (
     FRAME,
@@ -40,7 +39,6 @@ from ..wire import (
 )
 
 CACHED_HEAD_BYTES = 4096  # of a frame; longer ones are decoded each time
-CACHED_HEADS = 1024
 BRIEF_S = 2e-4  # of a worker, in which the server listens and does nothing else if nobody else asks it
 
 OPS = {"/v1/reduce": "reduce", "/v1/vjp": "vjp"}
@@ -82,7 +80,7 @@ class _Received:
     """A request whose words and sizes were checked; its data may still be arriving."""
 
     call: Call
-    operation: Operation
+    operation: Operation | Outline
     sizes: Sizes
 
     @functools.cached_property
@@ -180,7 +178,7 @@ async def _computed(job: Job, state: State, scope: Scope, receive: Receive) -> d
         if watching:
             watching.cancel()
     if "error" in reply:
-        raise _rebuilt(reply["error"])
+        raise rebuilt(reply["error"])
     timing: dict[str, float] = reply["done"]
     return timing
 
@@ -268,7 +266,7 @@ class _Arriving:
             end = frame_header_end(self.body.view[: PREFIX.size])
             if self.filled >= end:
                 head = bytes(self.body.view[:end])
-                await self._admit(_check_head(self.admission.state, head, self.body.size, self.is_vjp))
+                await self._admit(await _check_head(self.admission, head, self.body.size, self.is_vjp))
 
     async def _admit(self, received: _Received) -> None:
         self.scope["farfield.spec"] = received.spec_hash
@@ -283,7 +281,7 @@ class _Arriving:
             raise BadRequest(f"a frame of {self.filled} bytes ends before its header does")
         if self.received is None:
             call = decode_msgpack(self.body.view)
-            await self._admit(_check(self.admission.state.settings, call, is_vjp=self.is_vjp))
+            await self._admit(await _check(self.admission, call, is_vjp=self.is_vjp))
         assert self.received is not None
         assert self.forecast is not None
         return self.received, self.forecast
@@ -305,22 +303,26 @@ async def _stream_into(arriving: _Arriving, request: Request) -> None:
         return
 
 
-def _check_head(state: State, head: bytes, length: int, is_vjp: bool) -> _Received:
+async def _check_head(admission: Admission, head: bytes, length: int, is_vjp: bool) -> _Received:
     """A header that was accepted before is accepted again: users repeat a call with other numbers."""
-    known, what = state.heads, (head, length, is_vjp)
-    found = known.get(what)
+    known, what = admission.state.heads, (head, length, is_vjp)
+    found: _Received | None = known.find(what)
     if found is None:
-        found = _check(state.settings, decode_frame(memoryview(head), length), is_vjp=is_vjp)
+        found = await _check(admission, decode_frame(memoryview(head), length), is_vjp=is_vjp)
         if len(head) <= CACHED_HEAD_BYTES:
-            if len(known) == CACHED_HEADS:
-                known.clear()
-            known[what] = found
+            known.keep(what, found)
     return found
 
 
-def _check(settings: Settings, call: Call, *, is_vjp: bool) -> _Received:
-    operation = read_words(call.words, is_vjp=is_vjp)
-    return _Received(call, operation, check_sizes(settings, operation, call))
+async def _check(admission: Admission, call: Call, *, is_vjp: bool) -> _Received:
+    state, spec = admission.state, call.words.spec()
+    operation: Operation | Outline
+    if is_brief(spec):
+        operation = read_words(call.words, is_vjp=is_vjp)
+    else:
+        check_route(call.words, is_vjp=is_vjp)
+        operation = await state.planner.outline(admission.user.name, spec, admission.deadline)
+    return _Received(call, operation, check_sizes(state.settings, operation, call))
 
 
 def _message(received: _Received, body: Lease, room: Room, scope: Scope) -> dict[str, Any]:
@@ -332,16 +334,3 @@ def _message(received: _Received, body: Lease, room: Room, scope: Scope) -> dict
         "inputs": [body.offset + start for start, _ in received.call.spans],
         "outputs": room.offsets,
     }
-
-
-def _rebuilt(error: dict[str, Any]) -> FarfieldError:
-    """The error that a worker met, as its own class."""
-    kind = error_classes().get(error["code"], InternalError)
-    if issubclass(kind, FormulaError):
-        return kind(
-            error["message"],
-            text=error.get("text") or "",
-            position=error.get("position"),
-            field=error.get("field"),
-        )
-    return kind(error["message"], field=error.get("field"), limit=error.get("limit"))
