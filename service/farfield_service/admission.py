@@ -278,7 +278,7 @@ def check_sizes(settings: Settings, operation: Operation | Outline, call: Call) 
     return sizes
 
 
-def reserve(arena: Arena, results: Results, body_bytes: int) -> Room:
+def reserve(arena: Arena, results: Results, body_bytes: int, owner: str = "") -> Room:
     """Lease the slot that the results will need.
 
     Raises:
@@ -290,4 +290,4 @@ def reserve(arena: Arena, results: Results, body_bytes: int) -> Room:
             f"a body of {body_bytes} bytes and results of {size} do not fit this server's {arena.size} together",
             limit=arena.size,
         )
-    return Room(arena.lease(size), results)
+    return Room(arena.lease(size, owner), results)
