@@ -115,10 +115,14 @@ class Admission:
         state, settings = self.state, self.state.settings
         state.pool.check(self.user.name, spec)
         prediction = await self._predicted(spec, sizes)
-        memory_bytes = state.pool.facts.get("memory_bytes")
-        if memory_bytes is not None and prediction.device_bytes > memory_bytes:
+        needed_bytes, memory_bytes = prediction.device_bytes, state.pool.facts.get("memory_bytes")
+        if memory_bytes is None and settings.worker_memory_bytes:
+            memory_bytes = settings.worker_memory_bytes
+            if sizes.dtype == sizes.compute:  # arrays are read and written where they lie
+                needed_bytes -= prediction.argument_bytes + prediction.result_bytes
+        if memory_bytes is not None and needed_bytes > memory_bytes:
             raise InsufficientMemory(
-                f"{prediction.device_bytes} bytes of device memory are needed, this server's has {memory_bytes}",
+                f"{needed_bytes} bytes of a worker's memory are needed, this server's has {memory_bytes}",
                 limit=memory_bytes,
             )
         kind = (spec, sizes.dtype)
