@@ -117,10 +117,14 @@ class Admission:
         state, settings = self.state, self.state.settings
         state.pool.check(self.user.name, spec)
         prediction = await self._predicted(spec, sizes)
-        memory_bytes = state.pool.facts.get("memory_bytes")
-        if memory_bytes is not None and prediction.device_bytes > memory_bytes:
+        needed_bytes, memory_bytes = prediction.device_bytes, state.pool.facts.get("memory_bytes")
+        if memory_bytes is None and settings.worker_memory_bytes:
+            memory_bytes = settings.worker_memory_bytes
+            if sizes.dtype == sizes.compute:  # arrays are read and written where they lie
+                needed_bytes -= prediction.argument_bytes + prediction.result_bytes
+        if memory_bytes is not None and needed_bytes > memory_bytes:
             raise InsufficientMemory(
-                f"{prediction.device_bytes} bytes of device memory are needed, this server's has {memory_bytes}",
+                f"{needed_bytes} bytes of a worker's memory are needed, this server's has {memory_bytes}",
                 limit=memory_bytes,
             )
         kind = (spec, sizes.dtype)
@@ -298,7 +302,7 @@ def check_sizes(settings: Settings, operation: Operation | Outline, call: Call) 
     return sizes
 
 
-def reserve(arena: Arena, results: Results, body_bytes: int) -> Room:
+def reserve(arena: Arena, results: Results, body_bytes: int, owner: str = "") -> Room:
     """Lease the slot that the results will need.
 
     Raises:
@@ -310,4 +314,4 @@ def reserve(arena: Arena, results: Results, body_bytes: int) -> Room:
             f"a body of {body_bytes} bytes and results of {size} do not fit this server's {arena.size} together",
             limit=arena.size,
         )
-    return Room(arena.lease(size), results)
+    return Room(arena.lease(size, owner), results)

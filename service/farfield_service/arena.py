@@ -10,6 +10,8 @@ import asyncio
 import mmap
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farfield_kernels.errors import LimitError
@@ -27,6 +29,7 @@ class Lease:
     arena: Arena
     offset: int
     size: int
+    owner: str = ""
     is_released: bool = field(default=False)
 
     @property
@@ -54,6 +57,8 @@ class Arena:
         self.mapping = mmap.mmap(self.fd, size)
         self.memory = memoryview(self.mapping)
         self.ranges: list[tuple[int, int]] = [(0, size)]  # free: (offset, size), sorted, never touching
+        self.held: Counter[str] = Counter()  # bytes by owner
+        self.expected_room_s: Callable[[], float | None] = lambda: None  # until something is given back
 
     async def warm(self) -> None:
         """Have the system find all pages now, piece by piece, beside other work."""
@@ -62,8 +67,8 @@ class Arena:
                 length = min(WARM_BYTES, self.size - offset)
                 await asyncio.to_thread(os.posix_fallocate, self.fd, offset, length)
 
-    def lease(self, size: int) -> Lease:
-        """The first free range that is large enough.
+    def lease(self, size: int, owner: str = "") -> Lease:
+        """The first free range that is large enough, held by its owner until it is released.
 
         Raises:
             ServerBusy: there is none now. LimitError: there can never be one.
@@ -75,8 +80,10 @@ class Arena:
             if available >= wanted:
                 rest = (offset + wanted, available - wanted)
                 self.ranges[place : place + 1] = [rest] if rest[1] else []
-                return Lease(self, offset, size)
-        raise ServerBusy(f"{size} bytes of shared memory are not free now", limit=self.size)
+                self.held[owner] += size
+                return Lease(self, offset, size, owner)
+        message = f"{size} bytes of shared memory are not free now"
+        raise ServerBusy(message, limit=self.size, retry_after_s=self.expected_room_s())
 
     def free(self, lease: Lease) -> None:
         """Take a range back and join it with its free neighbours."""
@@ -88,6 +95,9 @@ class Arena:
             else:
                 joined.append((offset, length))
         self.ranges = joined
+        self.held[lease.owner] -= lease.size
+        if not self.held[lease.owner]:
+            del self.held[lease.owner]
 
     @property
     def used(self) -> int:

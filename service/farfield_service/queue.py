@@ -126,15 +126,20 @@ class Queue:
         self.expire()
         user = self._user(name)
         if self._places >= self.limit:
-            retry_after_s = _retry_s(self._room_s(self._ahead_s, self._jobs))
             message = f"{self.limit} requests are waiting already"
-            raise ServerBusy(message, limit=self.limit, retry_after_s=retry_after_s)
+            raise ServerBusy(message, limit=self.limit, retry_after_s=self.expected_room_s())
         allowed = self.user_limit if max_waiting is None else max_waiting
         if user.places >= allowed:
-            wait_s = self._room_s(user.interactive.ahead_s + user.batch.ahead_s, user.jobs)
-            wait_s *= self._shared(user, user.weight)
             message = f"{allowed} requests of this user are waiting already"
-            raise QuotaExceeded(message, limit=allowed, retry_after_s=_retry_s(wait_s))
+            raise QuotaExceeded(message, limit=allowed, retry_after_s=self.expected_room_s(name))
+
+    def expected_room_s(self, name: str | None = None) -> float:
+        """Seconds to wait until a job, or one of this user, is expected to have given up its place and memory."""
+        if name is None:
+            return _retry_s(self._room_s(self._ahead_s, self._jobs))
+        user = self._user(name)
+        wait_s = self._room_s(user.interactive.ahead_s + user.batch.ahead_s, user.jobs)
+        return _retry_s(wait_s * self._shared(user, user.weight))
 
     def too_long(self, name: str, message: str, excess_s: float) -> ServiceError:
         """Why one more job of a user would wait for so many seconds too long: for his own jobs, or for others'."""

@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         ge=4 * MiB,
         description="shared memory for all bodies and results in flight, taken at start",
     )
+    max_arena_per_user: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="part of it that the bodies and results of one user may hold; a single request may hold more",
+    )
     max_body_bytes: int = Field(256 * MiB, ge=1, description="largest request body")
     max_result_bytes: int = Field(256 * MiB, ge=1, description="largest sum of the results of one request")
     max_pairs: int = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from .queue import Queue
 from .recent import Recent
 from .settings import Settings
 
-ARRIVING = 0.5  # of the arena that the bodies of one user may hold while they come; a single one may be larger
 MAX_PREDICTIONS, MAX_HEADS = 4096, 1024  # kept
 DRAIN_LOOK_S = 0.02
 
@@ -41,7 +39,6 @@ class State:
     is_leaving: bool = False  # no longer ready, but still answering
     is_draining: bool = False
     rates: Rates = field(default_factory=Rates)
-    arriving: Counter[str] = field(default_factory=Counter)  # bytes of bodies on their way in, by user
     planner: Planner = field(init=False)
     brief: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))  # predicts short formulas
     predictions: Recent[tuple[Spec, Sizes], Prediction] = field(default_factory=lambda: Recent(MAX_PREDICTIONS))
@@ -49,6 +46,7 @@ class State:
 
     def __post_init__(self) -> None:
         self.planner = Planner(self.settings)
+        self.arena.expected_room_s = self.queue.expected_room_s
         watch = self.metrics.watch
         watch("farfield_queue_jobs", "Requests waiting for a worker", lambda: len(self.queue))
         watch("farfield_running_jobs", "Requests that a worker computes", lambda: self.pool.running)
@@ -75,22 +73,23 @@ class State:
             raise Draining("this server is stopping")
         self.pool.check_workers()
 
-    def expect(self, user: User, length: int) -> None:
-        """Count a body of a user as on its way in, until it `arrived`.
+    def check_share(self, user: User, size: int, own: int = 0) -> None:
+        """Pass if a request of a user may hold so much more of the arena; where there are no keys, any may.
+
+        Args:
+            size: bytes.
+            own: bytes that the request holds already.
 
         Raises:
-            QuotaExceeded: with it, bodies of this user would hold more than his part of the arena.
+            QuotaExceeded: with it, this user's requests would hold more than his part.
         """
-        others, limit = self.arriving[user.name], int(self.arena.size * ARRIVING)
-        if user is not LOCAL and others and others + length > limit:
-            raise QuotaExceeded(f"{others} bytes of this user's bodies are on their way already", limit=limit)
-        self.arriving[user.name] = others + length
-
-    def arrived(self, user: User, length: int) -> None:
-        """A body that was expected is there, or will not come."""
-        self.arriving[user.name] -= length
-        if not self.arriving[user.name]:
-            del self.arriving[user.name]
+        others, limit = self.arena.held[user.name] - own, int(self.arena.size * self.settings.max_arena_per_user)
+        if user is not LOCAL and others > 0 and others + own + size > limit:
+            raise QuotaExceeded(
+                f"{others} bytes of shared memory are held by other requests of this user",
+                limit=limit,
+                retry_after_s=self.queue.expected_room_s(user.name),
+            )
 
     async def drain(self, grace_s: float) -> None:
         """Stop: be found not ready for a while, then refuse what comes and what waits, and let what runs end.

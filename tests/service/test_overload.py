@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from farfield_kernels.arguments import check_arguments
+from farfield_kernels.operation import read
 from farfield_kernels.predict import Prediction
 from farfield_service.admission import CAUTION, REFUSED_FACTOR, Admission, Forecast
 from farfield_service.arena import Arena
-from farfield_service.errors import ClientLeft, DeadlineExceeded, QuotaExceeded, ServerBusy, ServiceError
+from farfield_service.errors import (
+    ClientLeft,
+    DeadlineExceeded,
+    InsufficientMemory,
+    QuotaExceeded,
+    ServerBusy,
+    ServiceError,
+)
 from farfield_service.job import Job
 from farfield_service.keys import LOCAL
 from farfield_service.metrics import Metrics
@@ -207,3 +217,21 @@ def test_one_client_that_leaves_changes_no_order(scene: Paced) -> None:
     scene.queue.abandon(scene.put(ME, 1.0), ClientLeft("it left"))
     first, _ = scene.put(ME, 1.0), scene.put(ME, 1.0)
     assert scene.queue.take() is first
+
+
+@pytest.mark.parametrize(("dtype", "is_refused"), [("float32", False), ("float16", True)])
+def test_what_needs_more_than_a_workers_memory_is_refused_by_its_head(
+    scene: Paced, dtype: str, is_refused: bool
+) -> None:
+    """On the CPU too: arrays that have to be converted are what takes memory beside the arena."""
+    settings = Settings(device="cpu", worker_memory_bytes=100_000_000)
+    arena, metrics = Arena(settings.arena_bytes), Metrics()
+    state = State(settings, arena, scene.queue, Pool(settings, arena, scene.queue, metrics), metrics)
+    shapes = [(8_000_000, 3), (5, 3), (5, 2)]
+    sizes = check_arguments(read(GAUSSIAN), [dtype] * 3, shapes)
+    try:
+        with pytest.raises(InsufficientMemory) if is_refused else contextlib.nullcontext():
+            asyncio.run(Admission(state, LOCAL, None).admit(GAUSSIAN, sizes))
+    finally:
+        state.brief.shutdown()
+        arena.close()

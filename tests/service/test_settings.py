@@ -17,6 +17,7 @@ BOUNDS: dict[str, tuple[tuple[str, ...], str]] = {
     "device": (("gpu", "CPU", ""), "cpu"),
     "require_keys": (("maybe", "2", ""), "True"),
     "arena_bytes": (("0", str(4 * 2**20 - 1), "1e9", "64 MiB"), str(4 * 2**20)),
+    "max_arena_per_user": (("0", "1.01", "half"), "1"),
     "max_body_bytes": (("0", "-1", "x"), "1"),
     "max_result_bytes": (("0", "-1", "x"), "1"),
     "max_pairs": (("0", "-1", "x"), "1"),

@@ -119,15 +119,14 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     leases: list[Lease] = []
     job: Job | None = None
     try:
-        state.expect(admission.user, length)
-        try:
-            leases.append(state.arena.lease(length))
-            arriving = _Arriving(scope, admission, kind, leases[0], is_vjp=op == "vjp")
-            received, forecast = await _receive(arriving, receive)
-            room = reserve(state.arena, received.results, length)
-            leases.append(room.lease)
-        finally:
-            state.arrived(admission.user, length)
+        user = admission.user
+        state.check_share(user, length)
+        leases.append(state.arena.lease(length, user.name))
+        arriving = _Arriving(scope, admission, kind, leases[0], is_vjp=op == "vjp")
+        received, forecast = await _receive(arriving, receive)
+        state.check_share(user, received.results.layout.size, own=length)
+        room = reserve(state.arena, received.results, length, user.name)
+        leases.append(room.lease)
         waiting = admission.job(received.spec, _message(received, leases[0], room, scope), leases, forecast)
         timing = {"recv": (time.perf_counter() - started) * 1e3}
         state.check()  # the server may have begun to stop while the body came, or its queue have grown
@@ -270,7 +269,9 @@ class _Arriving:
 
     async def _admit(self, received: _Received) -> None:
         self.scope["farfield.spec"] = received.spec_hash
+        state, user = self.admission.state, self.admission.user
         self.forecast = await self.admission.admit(received.spec, received.sizes)
+        state.check_share(user, received.results.layout.size, own=self.body.size)
         self.received = received
 
     async def checked(self) -> tuple[_Received, Forecast]:
