@@ -126,7 +126,7 @@ class Divided(Job):
         self.parts = {}
         if not counts:
             return
-        lease = self.arena.lease(sum(count * sizes[number] for number, count in counts.items()))
+        lease = self.arena.lease(sum(count * sizes[number] for number, count in counts.items()), self.user)
         self.leases.append(lease)
         end = lease.offset
         for number, count in counts.items():
