@@ -1,8 +1,9 @@
 """Sockets that keep a server waiting; a program: `python -m faults.slowloris HOST PORT SOCKETS SECONDS`.
 
-A third of them sends a head byte by byte, a third a body, a third nothing. One that is closed is opened anew until
-the seconds are over; then the program waits until all are closed. It prints a line when all are open, and at its
-end, as JSON, how many there were of each kind and how long the last one lived.
+As many of them send a head byte by byte, a line of one that never ends, a head behind a whole request, a body, and
+nothing. One that is closed is opened anew until the seconds are over; then the program waits until all are closed.
+It prints a line when all are open, and at its end, as JSON, how many there were of each kind and how long the last
+one lived.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ GIVE_UP_S = 60.0  # after which what is still open is said to have lived for eve
 
 HEAD = post_head(BODY_BYTES)
 # Manner -> what is sent at once, and what byte by byte after it.
-MANNERS = {"head": (b"", HEAD), "body": (HEAD, bytes(BODY_BYTES)), "silence": (b"", b"")}
+MANNERS = {
+    "head": (b"", HEAD),
+    "line": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 10_000, b"a" * BODY_BYTES),
+    "pipelined": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nPOST ", HEAD),
+    "body": (HEAD, bytes(BODY_BYTES)),
+    "silence": (b"", b""),
+}
 
 
 @dataclass
