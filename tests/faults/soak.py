@@ -70,7 +70,7 @@ class Soaked:
     third: Reading
     end: Reading
     rest: Reading
-    done: Counter[str]
+    done: dict[str, int]
     kills: int
 
 
@@ -194,7 +194,7 @@ def soak(server: Server, seconds: float, kill_every_s: float, specs: int) -> Soa
     wait_for(server.is_idle_and_empty, "an empty arena")
     tenth = len(readings) // 10 + 1
     return Soaked(
-        begin, median(readings[:tenth]), median(readings[-tenth:]), read_at_rest(server), load.done, kills
+        begin, median(readings[:tenth]), median(readings[-tenth:]), read_at_rest(server), dict(load.done), kills
     )
 
 

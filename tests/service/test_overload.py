@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from farfield_kernels.arguments import check_arguments
+from farfield_kernels.errors import InsufficientMemory
 from farfield_kernels.operation import read
 from farfield_kernels.predict import Prediction
 from farfield_service.admission import CAUTION, REFUSED_FACTOR, Admission, Forecast
@@ -17,7 +18,6 @@ from farfield_service.arena import Arena
 from farfield_service.errors import (
     ClientLeft,
     DeadlineExceeded,
-    InsufficientMemory,
     QuotaExceeded,
     ServerBusy,
     ServiceError,
