@@ -11,7 +11,7 @@ from .expr import Const, Expr, Index, Var, topological
 from .lower import Level, Program
 from .machine import Limits, kept_limits
 from .operation import Operation, Reduce, Spec, read
-from .predict import Rates, predict
+from .predict import Prediction, Rates, predict
 from .roll import roll
 from .schedule import Device
 from .separate import GAIN, LEAST_PAIRS
@@ -67,8 +67,11 @@ def explain(
                 lines += ["", f"Kernel {number + 1}, separated: pass {part + 1} over {kind}", *_kernel(emitted)]
                 if with_source:
                     lines += ["", emitted.source]
-    if sizes and device == "cpu" and not reason:
-        lines += ["", _expected(spec, Sizes(dtype, *sizes, (), ((),) * len(names)), limits)]
+    if sizes:
+        of_call = Sizes(dtype, *sizes, (), ((),) * len(names))
+        lines += ["", _memory(predict(spec, of_call, device))]
+        if device == "cpu" and not reason:
+            lines.append(_expected(spec, of_call, limits))
     if call.zeros:
         lines += ["", f"Results {_listed(call.zeros)} are zero whatever the data."]
     return "\n".join(lines)
@@ -79,6 +82,12 @@ def _pieces(call: Plan, stage: Stage, sizes: Sizes, separation: str) -> str:
     if call.zeros:
         return "whole: the call has results that are zero whatever the data"
     return way_of(stage, call.operation, sizes, separation, 2).words
+
+
+def _memory(prediction: Prediction) -> str:
+    """What a call holds, by which a server refuses one that cannot fit."""
+    arguments, results, device = prediction.argument_bytes, prediction.result_bytes, prediction.device_bytes
+    return f"Memory      {arguments} bytes of arguments, {results} of results; {device} on a device"
 
 
 def _expected(spec: Spec, sizes: Sizes, limits: Limits | None) -> str:

@@ -127,6 +127,7 @@ def test_cuda_has_no_limit_of_this_machine() -> None:
     """Neither a prediction nor a scheme of SIMD lanes."""
     text = explain(gaussian(3), device="cuda", sizes=(10, 1_000_000), with_source=False)
     assert "chosen     for 10 rows" in text
+    assert re.search(r"^Memory      16000124 bytes of arguments, 40 of results; \d{8} on a device$", text, re.M)
     assert "limit" not in text
     assert "Expected" not in text
     assert "scheme" not in text
