@@ -10,6 +10,7 @@ import httptools
 from starlette.types import Scope
 
 from .gate import read_headers
+from .recent import Recent
 
 KEPT_BYTES = 4096  # of a head; longer ones are parsed each time
 KEPT_HEADS = 1024
@@ -78,12 +79,12 @@ class Heads:
 
     def __init__(self, paths: Collection[str]) -> None:
         self.paths = paths
-        self.known: dict[bytes, Head] = {}
+        self.known: Recent[bytes, Head] = Recent(KEPT_HEADS)
 
     def find(self, data: bytearray, size: int) -> tuple[Head, int] | None:
         """A head that was met before at the beginning of `size` bytes, and where it ends."""
         end = data.find(END, 0, min(size, KEPT_BYTES)) + len(END)
-        head = self.known.get(bytes(memoryview(data)[:end]))
+        head = self.known.find(bytes(memoryview(data)[:end]))
         return (head, end) if head else None
 
     def keep(self, data: bytearray, size: int, head: Head) -> None:
@@ -92,6 +93,4 @@ class Heads:
         text = bytes(memoryview(data)[:end])
         is_plain = text.startswith(b"POST /") and text.count(b"\n") == text.count(b"\r\n") == text.count(b"\r")
         if is_plain and head.scope["path"] in self.paths and head.length is not None and not head.is_awaited:
-            if len(self.known) == KEPT_HEADS:
-                self.known.clear()
-            self.known[text] = head
+            self.known.keep(text, head)

@@ -45,20 +45,25 @@ def test_a_head_is_found_by_its_bytes_wherever_its_body_ends() -> None:
 )
 def test_odd_heads_are_not_kept(text: bytes) -> None:
     """Whatever the parser made of them."""
-    assert not kept(text, said()).known
-    assert kept(HEAD, said()).known
+    assert not kept(text, said()).known.entries
+    assert kept(HEAD, said()).known.entries
 
 
 @pytest.mark.parametrize("head", [said("/metrics"), said(length=None), said(is_awaited=True)])
 def test_only_heads_of_plain_calls_are_kept(head: Head) -> None:
     """Of the paths that compute, whose body has a length and whose sender waits for no word."""
-    assert not kept(HEAD, head).known
+    assert not kept(HEAD, head).known.entries
 
 
 def test_no_more_than_so_many_are_kept() -> None:
-    """With one more, all begin anew."""
+    """With one more, that goes which was used longest ago."""
     heads = Heads({PATH})
+
+    def numbered(number: int) -> bytearray:
+        return bytearray(HEAD.replace(b"localhost", b"%d" % number))
+
     for number in range(KEPT_HEADS + 1):
-        data = bytearray(HEAD.replace(b"localhost", b"%d" % number))
-        heads.keep(data, len(data), said())
-    assert len(heads.known) == 1
+        heads.keep(numbered(number), len(numbered(number)), said())
+        assert heads.find(numbered(0), len(numbered(0)))
+    assert len(heads.known.entries) == KEPT_HEADS
+    assert not heads.find(numbered(1), len(numbered(1)))
