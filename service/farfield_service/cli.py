@@ -133,7 +133,8 @@ def _add_explain(commands: Commands) -> None:
         "explain",
         help="show how a formula is computed",
         description="Show the typed graph, what is computed how often, the cost per pair and the emitted source; "
-        "with --sizes also which kernels a call runs, why, and how long it takes at least on this machine.",
+        "with --sizes also which kernels a call runs, why, what memory it holds, and how long it takes on this "
+        "machine.",
         epilog="example: farfield explain 'Square(p-a)*Exp(x+y)' 'x = Vi(3)' 'y = Vj(3)' 'a = Vj(1)' 'p = Pm(1)'",
     )
     explain.add_argument("formula", metavar="FORMULA")
